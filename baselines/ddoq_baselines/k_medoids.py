@@ -1,0 +1,48 @@
+"""k-medoids: the real images nearest to the centroids of the class's latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller
+
+if TYPE_CHECKING:
+    from ddoq_plugin.distilled_set import DistilledSet
+
+
+class KMedoids(Distiller):
+    """The real images nearest to the centroids of the latents (pixels where there is no prior)."""
+
+    name = "k_medoids"
+    makes_images = False
+    uses_clusters = True
+    Config = CodebookOptions
+    config: CodebookOptions
+
+    def codebook_options(self) -> CodebookOptions:
+        return self.config
+
+    def distill(
+        self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
+    ) -> DistilledSet:
+        import torch
+
+        from ddoq_plugin.allocation import allocate, nearest_samples
+
+        self.check(context, ipc, clusters)
+        clusters = clusters or ipc
+        images, distances = [], []
+        for class_id in range(context.num_classes):
+            latents = context.latents(class_id, self.config).flatten(1)
+            book = context.codebook(class_id, clusters, seed, self.config)
+            allocation = allocate(
+                latents, book, ipc, weighting="uniform", seed=seed, name=context.class_names[class_id]
+            )
+            chosen = nearest_samples(latents, allocation)
+            images.append(context.images(class_id)[chosen])
+            distances.append(context.w2(class_id, latents[chosen], self.config))
+        w2 = sum(distances) / len(distances)
+        labels = torch.arange(context.num_classes).repeat_interleave(ipc)
+        stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": self.config.space}
+        return context.finish(self, torch.cat(images), labels, ipc=ipc, clusters=clusters, seed=seed, stats=stats)
+

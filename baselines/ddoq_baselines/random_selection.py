@@ -1,0 +1,35 @@
+"""Random selection: the floor that every method has to beat."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ddoq_plugin.distiller import DistillContext, Distiller
+from ddoq_plugin.seeding import generator
+
+if TYPE_CHECKING:
+    from ddoq_plugin.distilled_set import DistilledSet
+
+
+class RandomSelection(Distiller):
+    """Images drawn at random from each class, without replacement."""
+
+    name = "random"
+    makes_images = False
+
+    def distill(
+        self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
+    ) -> DistilledSet:
+        import torch
+
+        self.check(context, ipc, None)
+        images, distances = [], []
+        for class_id in range(context.num_classes):
+            count = len(context.data.train.class_indices(class_id))
+            chosen = torch.randperm(count, generator=generator("random selection", seed, class_id))[:ipc]
+            images.append(context.images(class_id)[chosen])
+            distances.append(context.w2(class_id, context.latents(class_id).flatten(1)[chosen]))
+        w2 = sum(distances) / len(distances)
+        labels = torch.arange(context.num_classes).repeat_interleave(ipc)
+        stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": "latent"}
+        return context.finish(self, torch.cat(images), labels, ipc=ipc, clusters=None, seed=seed, stats=stats)

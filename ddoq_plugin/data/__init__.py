@@ -1,0 +1,118 @@
+"""Datasets: ``load_data(name, **options)`` gives an :class:`ImageData` with train, validation and test kept apart.
+
+>>> data = load_data("digits")
+>>> data = load_data("cifar10", root="data", download=True)
+>>> data = load_data("imagenette", root="/data/imagenet", image_size=128)
+>>> data = load_data("folder:/my/images", image_size=64)
+>>> data = load_data("npz:/my/pack.npz")
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, nearest
+from ..registry import DATASETS, Entry
+
+if TYPE_CHECKING:
+    from .base import ArraySplit, ImageData, Split
+    from .files import FolderSplit
+    from .splitting import make_image_data
+
+__all__ = ["ENTRIES", "ArraySplit", "FolderSplit", "ImageData", "Split", "load_data", "make_image_data"]
+
+_LAZY = {
+    "ArraySplit": "base",
+    "ImageData": "base",
+    "Split": "base",
+    "FolderSplit": "files",
+    "make_image_data": "splitting",
+}
+_SHORTHANDS = ("folder", "npz")
+
+
+def _entries(module: str, summaries: dict[str, str], **flags: object) -> list[Entry]:
+    return [Entry(name, f"ddoq_plugin.data.{module}:load_{name}", text, flags) for name, text in summaries.items()]
+
+
+ENTRIES = [
+    *_entries("digits", {"digits": "scikit-learn digits, 16x16 grey, 10 classes, embedded"}, needs_files=False),
+    *_entries(
+        "torchvision_sets",
+        {
+            "mnist": "MNIST, 28x28 grey padded to 32x32, 10 classes",
+            "fashion_mnist": "Fashion-MNIST, 28x28 grey padded to 32x32, 10 classes",
+            "cifar10": "CIFAR-10, 32x32, 10 classes",
+            "cifar100": "CIFAR-100, 32x32, 100 classes",
+            "svhn": "SVHN (cropped digits), 32x32, 10 classes",
+            "stl10": "STL-10 (labelled part), 96x96, 10 classes",
+        },
+        needs_files=True,
+        can_download=True,
+    ),
+    *_entries(
+        "folders",
+        {
+            "imagenet": "ImageNet-1K (ILSVRC 2012), 1000 classes",
+            "imagenet100": "100 classes of ImageNet (the list of CMC)",
+            "imagenette": "ten easy classes of ImageNet",
+            "imagewoof": "ten dog breeds of ImageNet",
+            "imagemeow": "ten cats of ImageNet",
+            "imagesquawk": "ten birds of ImageNet",
+            "imagefruit": "ten fruits of ImageNet",
+            "imageyellow": "ten yellow things of ImageNet",
+            "folder": "any folder of images: PATH/<class>/*.png, or PATH/train and PATH/test",
+        },
+        needs_files=True,
+    ),
+    *_entries("tiny_imagenet", {"tiny_imagenet": "Tiny-ImageNet, 64x64, 200 classes"}, needs_files=True),
+    *_entries("npz", {"npz": "a .npz pack: x_train, y_train, x_test, y_test, class_names"}, needs_files=True),
+]
+
+
+def load_data(name: str, **options: Any) -> ImageData:
+    """Load the dataset registered as ``name``.
+
+    Args:
+        name: a registered name, ``"folder:PATH"`` or ``"npz:PATH"``.
+        options: the loader's own options. All built-in ones take ``image_size``, ``val_fraction``, ``classes`` and
+            ``limit_per_class``; those with files take ``root`` or ``path`` (either word), the torchvision sets ``download``.
+
+    Raises:
+        UnknownNameError: ``name`` is not registered.
+        DataError: an unknown or missing option, or missing or damaged data.
+    """
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix in _SHORTHANDS:
+        if {"path", "root"} & set(options):
+            raise DataError(f"the dataset {name!r} names its path already; drop the option path")
+        name, options = prefix, {**options, "path": rest}
+    loader = DATASETS.load(name)
+    return loader(**_checked_options(name, loader, options))
+
+
+def _checked_options(name: str, loader: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return ``options`` for ``loader``, with ``root`` and ``path`` taken for the same; raise DataError for the others."""
+    parameters = inspect.signature(loader).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return options
+    renamed = dict(options)
+    for given, known in (("root", "path"), ("path", "root")):
+        if given in renamed and given not in parameters and known in parameters:
+            renamed[known] = renamed.pop(given)
+    for option in renamed:
+        if option not in parameters:
+            valid = ", ".join(parameters)
+            raise DataError(f"the dataset {name} has no option {option!r}{nearest(option, parameters)} (options: {valid})")
+    for option, parameter in parameters.items():
+        if parameter.default is parameter.empty and option not in renamed:
+            raise DataError(f"the dataset {name} needs the option {option!r}; give where its files are")
+    return renamed
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

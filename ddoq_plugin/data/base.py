@@ -1,0 +1,153 @@
+"""ImageData: three splits of labelled images of one square size, and what a split must offer.
+
+Images are always uint8 [n, 3, H, W] with H = W; they become floats in [0, 1] only at a model's door.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+
+HASH_CHUNK = 4096  # images hashed at a time, so that a fingerprint never copies a whole split
+
+
+class Split(ABC):
+    """Labelled images, in a fixed order.
+
+    Attributes:
+        labels: int64 [N], the class index of each image.
+        image_size: height and width of every image, in pixels.
+    """
+
+    labels: Tensor
+    image_size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Return uint8 [n, 3, H, W]: the images at ``indices`` in that order (None: all)."""
+
+    @abstractmethod
+    def subset(self, indices: Sequence[int] | Tensor, labels: Tensor | None = None) -> Split:
+        """Return a split of the images at ``indices``, in that order, that shares the stored pixels or files.
+
+        ``labels`` (int64, one per index) replaces the labels, as a choice of classes needs; None keeps them.
+        """
+
+    @abstractmethod
+    def digest(self) -> str:
+        """Return a hex hash of labels and contents, the same in every process."""
+
+    @abstractmethod
+    def check(self, *, progress: bool = True) -> None:
+        """Raise DataError naming the first image that cannot be read."""
+
+    def class_indices(self, c: int) -> Tensor:
+        """Return int64 [n_c]: the indices of class ``c``, ascending."""
+        return torch.nonzero(self.labels == c).flatten()
+
+    def batches(self, batch_size: int, indices: Sequence[int] | Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images uint8 [b, 3, H, W], labels int64 [b]) in order, ``batch_size`` at a time."""
+        rows = torch.arange(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
+        for chunk in rows.split(batch_size):
+            yield self.images(chunk), self.labels[chunk]
+
+
+class ArraySplit(Split):
+    """A split whose pixels are in memory.
+
+    Args:
+        pixels: uint8 [M, 3, H, W] with H = W.
+        labels: int64 [N].
+        rows: int64 [N], which rows of ``pixels`` belong to this split, in order (None: all, N = M). Subsets
+            share ``pixels``.
+
+    Raises:
+        DataError: wrong dtype or shape, or a different number of images and labels.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] != pixels.shape[3]:
+            raise DataError(
+                f"images must be uint8 [n, 3, size, size], not {pixels.dtype} {list(pixels.shape)}; convert them first"
+            )
+        self._pixels, self._rows = pixels, torch.arange(len(pixels)) if rows is None else rows
+        if len(self._rows) != len(labels):
+            raise DataError(f"{len(self._rows)} images but {len(labels)} labels; give one label per image")
+        self.labels, self.image_size = labels.to(torch.int64), int(pixels.shape[-1])
+
+    def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
+        return self._pixels[self._rows if indices is None else self._rows[torch.as_tensor(indices, dtype=torch.int64)]]
+
+    def subset(self, indices: Sequence[int] | Tensor, labels: Tensor | None = None) -> ArraySplit:
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        return ArraySplit(self._pixels, self.labels[chosen] if labels is None else labels, self._rows[chosen])
+
+    def digest(self) -> str:
+        found = hashlib.sha256(repr((len(self), self.image_size)).encode())
+        for images, labels in self.batches(HASH_CHUNK):
+            found.update(images.numpy().data)
+            found.update(labels.numpy().data)
+        return found.hexdigest()
+
+    def check(self, *, progress: bool = True) -> None:
+        """Arrays are validated when they are made; there is nothing left that could be corrupt."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A dataset in three parts that are kept apart: train, validation (cut from train) and test.
+
+    Every choice (a hyper-parameter, a checkpoint) is made on ``val``; ``test`` is for reports.
+
+    Attributes:
+        name: the dataset's name.
+        class_names: readable class names; the class index is the position.
+        image_size: height and width of every image, in pixels.
+        train, val, test: the splits; no image of ``val`` is in ``train``.
+        fingerprint: hex hash of class names, labels, contents (folders: relative paths and file sizes), size and split.
+        wnids: WordNet ids in class order for ImageNet and its relatives, otherwise None.
+        notes: what a report must say about how the splits were made.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    image_size: int
+    train: Split
+    val: Split
+    test: Split
+    fingerprint: str
+    wnids: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes C."""
+        return len(self.class_names)
+
+    def class_counts(self, split: str = "train") -> Tensor:
+        """Return int64 [C]: the number of images of each class in ``split`` ("train", "val" or "test")."""
+        return torch.bincount(self.split(split).labels, minlength=self.num_classes)
+
+    def split(self, name: str) -> Split:
+        """Return the split called "train", "val" or "test"; any other name raises DataError."""
+        if name not in ("train", "val", "test"):
+            raise DataError(f"a dataset has no split {name!r}; use 'train', 'val' or 'test'")
+        return getattr(self, name)
+
+    def check(self, *, progress: bool = True) -> None:
+        """Read every image file once and raise DataError naming the first that is damaged.
+
+        Cheap beside any distillation, so it is called before expensive work; in-memory data needs no reading.
+        """
+        for part in (self.train, self.val, self.test):
+            part.check(progress=progress)

@@ -1,0 +1,129 @@
+"""FolderSplit: images that stay on disk and are decoded when they are asked for, a few at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..progress import bar
+from .base import Split
+from .transforms import check_image_size, check_resize, decode_image, verify_image
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # as torchvision
+THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the interpreter lock while it decodes
+MEMORY_SHARE = 0.8  # of the machine's memory that one request for images may fill
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One image file: path relative to the dataset's root, with forward slashes, and size in bytes."""
+
+    path: str
+    size: int
+
+
+def list_images(folder: Path, root: Path) -> list[ImageFile]:
+    """Return the image files directly in ``folder``, sorted by name; hidden files and other types are passed over."""
+    prefix = folder.relative_to(root).as_posix()
+    with os.scandir(folder) as entries:
+        found = [
+            ImageFile(entry.name if prefix == "." else f"{prefix}/{entry.name}", entry.stat().st_size)
+            for entry in entries
+            if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file()
+        ]
+    return sorted(found, key=lambda file: file.path)
+
+
+class FolderSplit(Split):
+    """A split of image files.
+
+    Memory holds the paths, and the images of one request: uint8, 3 * size * size bytes each.
+
+    Args:
+        root: the folder that the files' paths are relative to.
+        files: the N image files.
+        labels: int64 [N].
+        image_size: height and width of the decoded images, in pixels.
+        resize: "crop" (shorter side to ``image_size``, then centre crop) or "stretch" (aspect ratio ignored).
+
+    Raises:
+        DataError: a different number of files and labels, or an unknown ``resize``.
+    """
+
+    def __init__(
+        self, root: Path, files: Sequence[ImageFile], labels: Tensor, image_size: int, resize: str = "crop"
+    ) -> None:
+        check_resize(resize)
+        check_image_size(image_size)
+        if len(files) != len(labels):
+            raise DataError(f"{len(files)} image files but {len(labels)} labels; give one label per file")
+        self.root, self.files, self.resize = Path(root), tuple(files), resize
+        self.labels, self.image_size = labels.to(torch.int64), image_size
+
+    def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
+        """Return uint8 [n, 3, H, W].
+
+        Raises:
+            DataError: a damaged file, named; or more images than fit in memory (ask for parts, or use ``batches``).
+        """
+        rows = range(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).tolist()
+        self._check_memory(len(rows))
+        out = torch.empty((len(rows), 3, self.image_size, self.image_size), dtype=torch.uint8)
+
+        def fill(place: int) -> None:
+            pixels = decode_image(self.root / self.files[rows[place]].path, self.image_size, self.resize)
+            out[place] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+        _in_threads(fill, range(len(rows)), show=False)
+        return out
+
+    def subset(self, indices: Sequence[int] | Tensor, labels: Tensor | None = None) -> FolderSplit:
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        files = [self.files[row] for row in chosen.tolist()]
+        return FolderSplit(
+            self.root, files, self.labels[chosen] if labels is None else labels, self.image_size, self.resize
+        )
+
+    def digest(self) -> str:
+        """Return a hash of relative paths, file sizes, labels, image size and resize mode; no file is opened."""
+        found = hashlib.sha256(repr((len(self), self.image_size, self.resize)).encode())
+        for file, label in zip(self.files, self.labels.tolist(), strict=True):
+            found.update(f"{file.path}\0{file.size}\0{label}\n".encode())
+        return found.hexdigest()
+
+    def check(self, *, progress: bool = True) -> None:
+        """Decode every file once, JPEGs at reduced scale; raise DataError naming the first that is damaged."""
+        _in_threads(lambda file: verify_image(self.root / file.path), self.files, show=progress)
+
+    def _check_memory(self, count: int) -> None:
+        needed, total = count * 3 * self.image_size**2, psutil.virtual_memory().total
+        if needed > MEMORY_SHARE * total:
+            raise DataError(
+                f"{count} images of {self.image_size}x{self.image_size} pixels need {needed / 2**30:.0f} GiB of the "
+                f"{total / 2**30:.0f} GiB of memory; take a smaller image_size, fewer classes or limit_per_class"
+            )
+
+
+def _in_threads(work, items: Sequence, *, show: bool) -> None:
+    """Call ``work`` on every item; the first failure in order is raised and what has not begun is dropped."""
+    with ThreadPoolExecutor(min(THREADS, max(1, len(items)))) as pool, bar(len(items), "checking images", show=show) as shown:
+        # a bounded window, so that a million files never become a million waiting futures
+        for start in range(0, len(items), 1024):
+            futures = [pool.submit(work, item) for item in items[start : start + 1024]]
+            try:
+                for future in futures:
+                    future.result()
+                    shown.update(1)
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise

@@ -1,0 +1,176 @@
+"""Datasets that are folders of image files: ImageNet and its subsets, Tiny-ImageNet, and anybody's own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..errors import DataError
+from .base import ImageData
+from .files import FolderSplit, ImageFile, list_images
+from .imagenet_classes import SUBSETS, imagenet_names, readable_names
+from .splitting import make_image_data, resolve_classes, stratified_cut
+from .transforms import check_resize, damaged
+
+IMAGENET_SIZE = 256  # the resolution of DiT-XL-2-256 and of the papers that distil ImageNet through it
+FALLBACK_SIZE = 64  # for a folder whose images have no common square size
+
+
+def _load_imagenet(
+    name: str,
+    root: str | Path,
+    *,
+    image_size: int = IMAGENET_SIZE,
+    resize: str = "crop",
+    val_fraction: float = 0.1,
+    classes: Sequence[str | int] | None = None,
+    limit_per_class: int | None = None,
+) -> ImageData:
+    """Load ImageNet-1K or a subset from ``root/train/<wnid>/*`` and ``root/val/<wnid>/*``.
+
+    ``root`` may hold all 1000 classes or only those of the subset. ImageNet's val is the test split, as everywhere
+    in this field; validation is cut from train. Classes are in the order of their sorted WordNet ids.
+
+    Args:
+        root: the folder with train/ and val/.
+        image_size: pixels.
+        resize: "crop" (shorter side, then centre crop) or "stretch" (D4M: aspect ratio ignored).
+        val_fraction, limit_per_class: see ``make_image_data``.
+        classes: readable names or WordNet ids to keep, in the new order; only their folders need to exist.
+
+    Raises:
+        DataError: a missing folder, or a class without images.
+    """
+    check_resize(resize)
+    folder, known = existing_folder(name, root), imagenet_names()
+    wnids = list(SUBSETS.get(name, known))
+    if classes is not None:
+        wnids = [wnids[c] for c in resolve_classes(classes, [known[wnid] for wnid in wnids], wnids)]
+    train, test = (
+        class_split(name, folder, [folder / part / wnid for wnid in wnids], image_size, resize) for part in ("train", "val")
+    )
+    return make_image_data(
+        name, [known[wnid] for wnid in wnids], train, test,
+        val_fraction=val_fraction, limit_per_class=limit_per_class, wnids=wnids,
+    )  # fmt: skip
+
+
+def _imagenet_loader(name: str) -> Callable[..., ImageData]:
+    loader = partial(_load_imagenet, name)
+    loader.__doc__ = _load_imagenet.__doc__  # type: ignore[attr-defined]
+    return loader
+
+
+load_imagenet, load_imagenet100 = _imagenet_loader("imagenet"), _imagenet_loader("imagenet100")
+load_imagenette, load_imagewoof = _imagenet_loader("imagenette"), _imagenet_loader("imagewoof")
+load_imagemeow, load_imagesquawk = _imagenet_loader("imagemeow"), _imagenet_loader("imagesquawk")
+load_imagefruit, load_imageyellow = _imagenet_loader("imagefruit"), _imagenet_loader("imageyellow")
+
+
+def load_folder(
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    resize: str = "crop",
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.2,
+    classes: Sequence[str | int] | None = None,
+    limit_per_class: int | None = None,
+) -> ImageData:
+    """Load any folder of images, one sub-folder per class.
+
+    ``path/train/<class>/*`` with ``path/test/<class>/*`` or ``path/val/<class>/*`` (both: val is used for validation),
+    or ``path/<class>/*``; without test images a stratified test split is cut, always the same, and noted.
+    Classes are in sorted order; folders named by ImageNet's WordNet ids get readable names.
+
+    Args:
+        path: the folder.
+        image_size: pixels; None takes the images' own size if they are square and alike (a sample is looked at), else 64.
+        resize: "crop" (shorter side, then centre crop) or "stretch" (aspect ratio ignored).
+        test_fraction: share of each class for testing where there is no test folder, in (0, 1).
+        val_fraction, classes, limit_per_class: see ``make_image_data``.
+
+    Raises:
+        DataError: the folder is missing, has no class folder, or a class has no image.
+    """
+    check_resize(resize)
+    root = existing_folder("folder", path)
+    parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
+    pooled = "train" not in parts
+    base = root if pooled else parts["train"]
+    if pooled and parts and set(parts) == set(subfolders(root)):
+        raise DataError(f"{root} has {' and '.join(parts)} but no train folder; add {root / 'train'}")
+    names = subfolders(base)
+    if not names:
+        raise DataError(f"{base} has no class folders; put the images of each class in {base}/<class>/")
+    size, notes = _own_size(base, names) if image_size is None else (image_size, [])
+    splits = {} if pooled else {
+        part: class_split("folder", root, [where / name for name in names], size, resize) for part, where in parts.items()
+    }  # fmt: skip
+    if pooled:
+        splits["train"] = class_split("folder", root, [base / name for name in names], size, resize)
+    if "test" not in splits and "val" in splits:
+        splits["test"] = splits.pop("val")
+        notes.append("the folder's val is the test split; validation is cut from train")
+    if "test" not in splits:
+        kept, cut = stratified_cut(splits["train"].labels, names, test_fraction, "test")
+        splits["test"], splits["train"] = splits["train"].subset(cut), splits["train"].subset(kept)
+        notes.append(f"the folder has no test images: {test_fraction:.0%} of each class were cut for testing")
+    readable = readable_names(names)
+    return make_image_data(
+        root.name, readable or names, splits["train"], splits["test"], val=splits.get("val"),
+        val_fraction=val_fraction, classes=classes, limit_per_class=limit_per_class,
+        wnids=names if readable else None, notes=notes,
+    )  # fmt: skip
+
+
+def existing_folder(name: str, root: str | Path) -> Path:
+    """Return ``root`` with ~ expanded; raise DataError when it is no folder."""
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"the folder {folder} of the dataset {name} does not exist; give the folder that holds its files")
+    return folder
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Return the sorted names of the sub-folders; hidden ones are passed over."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def class_split(name: str, root: Path, folders: Sequence[Path], image_size: int, resize: str) -> FolderSplit:
+    """Return the split whose class c is every image directly in ``folders[c]``.
+
+    Raises:
+        DataError: a folder is missing or has no image.
+    """
+    files: list[ImageFile] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        if not folder.is_dir():
+            raise DataError(f"the dataset {name} expects the folder {folder}, one folder per class; it does not exist")
+        found = list_images(folder, root)
+        if not found:
+            raise DataError(f"the class folder {folder} of {name} has no image; add images or remove the folder")
+        files += found
+        labels += [label] * len(found)
+    return FolderSplit(root, files, torch.tensor(labels, dtype=torch.int64), image_size, resize)
+
+
+def _own_size(base: Path, names: Sequence[str]) -> tuple[int, list[str]]:
+    """Return the common square size of the first image of up to 16 classes (else 64), and a note where it is not theirs."""
+    sizes = set()
+    for name in names[:: max(1, len(names) // 16)]:
+        for file in list_images(base / name, base)[:1]:
+            try:
+                with Image.open(base / file.path) as opened:
+                    sizes.add(opened.size)
+            except (OSError, SyntaxError, ValueError) as problem:
+                raise damaged(base / file.path, problem) from problem
+    width, height = next(iter(sizes), (0, 1))
+    if len(sizes) == 1 and width == height:
+        return width, []
+    return FALLBACK_SIZE, [f"the images differ in size: brought to {FALLBACK_SIZE}x{FALLBACK_SIZE} (image_size changes that)"]

@@ -1,0 +1,139 @@
+"""Bringing images to uint8 [3, size, size]: grey to colour, padding, antialiased resizing, cropping, decoding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..errors import DataError
+
+RESIZE_MODES = ("crop", "stretch")
+HIGH_BIT_MODES = ("I", "F", "I;16", "I;16B", "I;16L")  # Pillow modes whose values do not fit 8 bits
+
+
+def check_resize(resize: str) -> None:
+    """Raise DataError unless ``resize`` is "crop" or "stretch"."""
+    if resize not in RESIZE_MODES:
+        raise DataError(f"resize={resize!r} is not known; use 'crop' (shorter side, then centre crop) or 'stretch'")
+
+
+def check_image_size(image_size: object) -> None:
+    """Raise DataError unless ``image_size`` is a positive integer."""
+    if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
+        raise DataError(f"image_size={image_size!r} must be a positive number of pixels")
+
+
+def to_colour(images: Tensor) -> Tensor:
+    """Return [n, 3, H, W] from [n, H, W], [n, 1, H, W] or [n, 3, H, W]; grey is repeated three times."""
+    images = images[:, None] if images.ndim == 3 else images
+    return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+
+
+def resize_images(images: Tensor, size: int, resize: str = "crop", chunk: int = 1024) -> Tensor:
+    """Resize uint8 [n, C, H, W] to uint8 [n, C, size, size], bilinear and antialiased.
+
+    Args:
+        images: uint8 [n, C, H, W].
+        size: the new height and width, in pixels.
+        resize: "crop" scales the shorter side to ``size`` and cuts the centre; "stretch" ignores the aspect
+            ratio, as D4M does (Su et al. 2024, ``Resize((size, size))`` before the encoder).
+        chunk: images held as floats at a time.
+    """
+    check_resize(resize)
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images.contiguous()
+    scaled = (size, size) if resize == "stretch" else _shorter_side(height, width, size)
+    return torch.cat([_crop(_interpolate(part, scaled), size) for part in images.split(chunk)])
+
+
+def pad_images(images: Tensor, size: int) -> Tensor:
+    """Pad uint8 [n, C, H, W] with zeros to [n, C, size, size], centred."""
+    height, width = images.shape[-2:]
+    top, left = (size - height) // 2, (size - width) // 2
+    return F.pad(images, (left, size - width - left, top, size - height - top))
+
+
+def fit_arrays(images: Tensor, image_size: int | None, resize: str = "crop") -> Tensor:
+    """Bring an array of images to uint8 [n, 3, size, size].
+
+    28x28 images (MNIST and its relatives) are padded by two black pixels on every side to 32x32, unless
+    ``image_size`` is 28; a size of None keeps what is then there.
+
+    Raises:
+        DataError: ``image_size`` is None and the images are not square.
+    """
+    if tuple(images.shape[-2:]) == (28, 28) and image_size != 28:
+        images = pad_images(images, 32)
+    height, width = images.shape[-2:]
+    if image_size is None and height != width:
+        raise DataError(f"the images are {height}x{width}, not square; give image_size")
+    size = height if image_size is None else image_size
+    check_image_size(size)
+    return to_colour(resize_images(images, size, resize)).contiguous()
+
+
+def decode_image(path: Path, size: int, resize: str) -> np.ndarray:
+    """Read an image file and return uint8 [size, size, 3]; EXIF orientation is applied, transparency is dropped.
+
+    Raises:
+        DataError: the file is damaged, is no image, or has more than 8 bits per channel.
+    """
+    try:
+        with Image.open(path) as opened:
+            _refuse_high_bit(path, opened.mode)
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise damaged(path, problem) from problem
+    if resize == "stretch":
+        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+    else:
+        height, width = _shorter_side(picture.height, picture.width, size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (width - size) // 2, (height - size) // 2
+        picture = picture.crop((left, top, left + size, top + size))
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def verify_image(path: Path) -> None:
+    """Raise DataError unless the whole file decodes (a truncated JPEG passes a look at its header only)."""
+    try:
+        with Image.open(path) as opened:
+            _refuse_high_bit(path, opened.mode)
+            opened.draft("RGB", (64, 64))  # JPEG: decode at reduced scale, which still reads every byte
+            opened.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise damaged(path, problem) from problem
+
+
+def damaged(path: Path, problem: BaseException) -> DataError:
+    """Return the DataError for an unreadable image file."""
+    if isinstance(problem, FileNotFoundError):
+        return DataError(f"the image {path} has gone since the folder was listed; load the dataset again")
+    return DataError(f"the image {path} cannot be read ({problem}); mend or remove it")
+
+
+def _refuse_high_bit(path: Path, mode: str) -> None:
+    if mode in HIGH_BIT_MODES:
+        raise DataError(f"the image {path} has mode {mode} (more than 8 bits per channel); convert it to 8 bits")
+
+
+def _shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
+    """Return (height, width) with the shorter side ``size`` and the aspect ratio kept."""
+    short = min(height, width)
+    return max(size, round(height * size / short)), max(size, round(width * size / short))
+
+
+def _interpolate(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    resized = F.interpolate(images.float(), shape, mode="bilinear", antialias=True, align_corners=False)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _crop(images: Tensor, size: int) -> Tensor:
+    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
+    return images[..., top : top + size, left : left + size]

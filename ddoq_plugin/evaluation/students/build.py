@@ -1,0 +1,98 @@
+"""Build a student by name, initialised from its own seed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ...errors import DDOQError, EvaluationError, UnknownNameError, nearest
+from ...registry import STUDENTS
+from ...seeding import derive_seed
+
+LIBRARIES = ("timm", "torchvision")
+
+
+def build_student(name: str, num_classes: int, image_size: int, *, seed: int) -> nn.Module:
+    """Return an untrained student in float32 on the CPU.
+
+    Args:
+        name: a registered student, ``timm:NAME`` or ``torchvision:NAME`` (any architecture of those libraries, without
+            pretrained weights).
+        num_classes: number of outputs.
+        image_size: side of the square input in pixels.
+        seed: the same seed gives the same initial weights; the global random state is left as it was.
+
+    Raises:
+        UnknownNameError: no such student; the message has the nearest names.
+        EvaluationError: the architecture does not take images of this size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(derive_seed("student-init", seed))
+        library, _, model_name = name.partition(":")
+        if model_name and library in LIBRARIES:
+            return _from_library(library, model_name, num_classes, image_size)
+        entry = STUDENTS.entry(name)
+        smallest = entry.flags.get("min_size", 1)
+        if image_size < smallest:
+            raise EvaluationError(
+                f"student {name!r} needs images of at least {smallest} px and got {image_size}; "
+                "resize the data or choose a student for smaller images"
+            )
+        return STUDENTS.load(name)(num_classes, image_size)
+
+
+def channels_last(name: str) -> bool:
+    """Return whether the student called ``name`` is registered as faster in the channels-last memory format."""
+    return name in STUDENTS and bool(STUDENTS.entry(name).flags.get("channels_last", False))
+
+
+def check_student(name: str) -> None:
+    """Raise UnknownNameError unless ``name`` is a registered student or an architecture of timm or torchvision."""
+    library, _, model_name = name.partition(":")
+    if model_name and library in LIBRARIES:
+        known = _library_names(library)
+        if model_name not in known:
+            raise UnknownNameError(f"unknown student {name!r}: {library} has no such model{nearest(model_name, known)}")
+    else:
+        STUDENTS.entry(name)
+
+
+def _library_names(library: str) -> list[str]:
+    if library == "timm":
+        import timm
+
+        return timm.list_models()
+    import torchvision
+
+    return [name for name in torchvision.models.list_models(module=torchvision.models)]
+
+
+def _from_library(library: str, name: str, num_classes: int, image_size: int) -> nn.Module:
+    check_student(f"{library}:{name}")
+    try:
+        model = _create(library, name, num_classes, image_size)
+        with torch.inference_mode():
+            shape = model.eval()(torch.zeros(1, 3, image_size, image_size)).shape
+    except DDOQError:
+        raise
+    except Exception as problem:  # whatever a foreign architecture says about a size it cannot take
+        raise EvaluationError(
+            f"student '{library}:{name}' does not take images of {image_size} px ({problem}); "
+            "resize the data or choose another student"
+        ) from problem
+    if tuple(shape) != (1, num_classes):
+        raise EvaluationError(f"'{library}:{name}' is no classifier: it returns {list(shape)}; choose another student")
+    return model.train()
+
+
+def _create(library: str, name: str, num_classes: int, image_size: int) -> nn.Module:
+    if library == "torchvision":
+        import torchvision
+
+        return torchvision.models.get_model(name, weights=None, num_classes=num_classes)
+    import timm
+
+    try:
+        return timm.create_model(name, num_classes=num_classes, img_size=image_size)
+    except TypeError:  # architectures that fit any size take no img_size
+        return timm.create_model(name, num_classes=num_classes)

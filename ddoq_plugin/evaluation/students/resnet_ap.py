@@ -1,0 +1,57 @@
+"""ResNetAP-10, the student of the IDC and Minimax line: average pooling in the place of strided convolutions."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import AveragePool2, make_norm
+
+
+class AveragePoolBlock(nn.Module):
+    """Basic block whose downsampling is a stride-1 convolution followed by 2x2 average pooling."""
+
+    def __init__(self, inputs: int, outputs: int, downsample: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm1 = make_norm("instance", outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = make_norm("instance", outputs)
+        self.pool = AveragePool2() if downsample else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if downsample or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, bias=False),
+                AveragePool2() if downsample else nn.Identity(),
+                make_norm("instance", outputs),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.pool(F.relu(self.norm1(self.conv1(x)), inplace=True))
+        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x), inplace=True)
+
+
+class ResNetAP(nn.Module):
+    """ResNetAP-10: four stages of one block, widths 64 to 512, instance norm.
+
+    After models/resnet_ap.py of snu-mllab/Efficient-Dataset-Condensation (Kim et al., ICML 2022, "IDC"), which Minimax
+    uses too. At 128 px and more the stem is a 7x7 convolution followed by 4x4 average pooling, below that a 3x3 convolution.
+    The head averages over what is left of the map; the source averages too, then flattens.
+    """
+
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        if image_size >= 128:
+            stem = [nn.Conv2d(3, 64, 7, padding=3, bias=False), make_norm("instance", 64), nn.ReLU(), nn.AvgPool2d(4)]
+        else:
+            stem = [nn.Conv2d(3, 64, 3, padding=1, bias=False), make_norm("instance", 64), nn.ReLU()]
+        widths = (64, 64, 128, 256, 512)
+        blocks = [AveragePoolBlock(widths[i], widths[i + 1], downsample=i > 0) for i in range(4)]
+        self.features = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.classifier = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x))
+
+
+resnet_ap10 = ResNetAP

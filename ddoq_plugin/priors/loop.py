@@ -1,0 +1,102 @@
+"""A training loop that can be killed at any moment and gives the same bits when it is run again."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..progress import bar
+from ..seeding import generator
+
+
+def train_resumably(
+    name: str,
+    step: Callable[[int], torch.Tensor],
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    rates: Callable[[int], float],
+    steps: int,
+    checkpoint: Path,
+    *,
+    after_step: Callable[[int], None] = lambda _: None,
+    checkpoint_seconds: float,
+    progress: bool,
+) -> float:
+    """Minimise ``step(t)`` for t = 0 .. steps - 1 and return the seconds spent on it, earlier runs included.
+
+    ``step`` must depend on nothing but t and the modules: its random numbers come from generators named by t, so that
+    the file ``checkpoint`` (modules, optimizer, t) is all that a later run needs to go on as if nothing had happened.
+    The file is replaced atomically, at least every ``checkpoint_seconds``, and once more at the end.
+    """
+    start, before = _restore(checkpoint, modules, optimizer)
+    begun = saved = time.monotonic()
+    with bar(steps, name, show=progress, initial=start) as shown:
+        for t in range(start, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = rates(t)
+            loss = step(t)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            after_step(t)
+            shown.update(1)
+            now = time.monotonic()
+            if now - saved >= checkpoint_seconds or t == steps - 1:
+                shown.set_postfix(loss=f"{loss.item():.4f}")
+                _save(checkpoint, modules, optimizer, t + 1, before + now - begun)
+                saved = now
+    return before + time.monotonic() - begun if start < steps else before
+
+
+def warmup_cosine(peak: float, steps: int, warmup: float) -> Callable[[int], float]:
+    """Return the rate of step t: linear to ``peak`` over ``warmup`` of the steps, then a cosine to zero."""
+    rising = max(1, round(warmup * steps))
+
+    def rate(t: int) -> float:
+        if t < rising:
+            return peak * (t + 1) / rising
+        return peak * 0.5 * (1 + math.cos(math.pi * (t - rising + 1) / (steps - rising + 1)))
+
+    return rate
+
+
+def batch_indices(total: int, batch_size: int, step: int, seed: int) -> torch.Tensor:
+    """Return the int64 indices of step ``step``: whole batches of a fresh permutation in each pass over the data."""
+    batch_size = min(batch_size, total)
+    epoch, place = divmod(step, total // batch_size)
+    return _permutation(total, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(total: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(total, generator=generator("prior batches", seed, epoch))
+
+
+def _save(path: Path, modules: Mapping[str, nn.Module], optimizer, step: int, seconds: float) -> None:
+    state = {
+        "step": step,
+        "seconds": seconds,
+        "modules": {name: module.state_dict() for name, module in modules.items()},
+        "optimizer": optimizer.state_dict(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _restore(path: Path, modules: Mapping[str, nn.Module], optimizer) -> tuple[int, float]:
+    if not path.is_file():
+        return 0, 0.0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["seconds"]

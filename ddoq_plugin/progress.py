@@ -1,0 +1,28 @@
+"""Progress bars on standard error; silent when standard error is not a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def bar(total: int | None, description: str, *, show: bool = True, initial: int = 0):
+    """Return a ``tqdm`` bar (a context manager with ``update(n)`` and ``set_postfix(**values)``)."""
+    from tqdm import tqdm
+
+    # disable=None is tqdm's "only on a terminal"
+    return tqdm(total=total, initial=initial, desc=description, disable=None if show else True, leave=False, delay=1.0)
+
+
+def track(
+    iterable: Iterable[T], description: str, total: int | None = None, *, show: bool = True
+) -> Iterator[T]:
+    """Yield from ``iterable`` under a bar."""
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)  # type: ignore[arg-type]
+    with bar(total, description, show=show) as shown:
+        for item in iterable:
+            yield item
+            shown.update(1)

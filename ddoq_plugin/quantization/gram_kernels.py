@@ -1,0 +1,313 @@
+"""k-means on a Gram matrix: greedy k-means++, Lloyd and Hartigan's exchange, on index sets alone.
+
+A centroid is the weighted mean of the points of its cell, so every distance follows from ``gram[i, j] = <x_i, x_j>``:
+
+    |x_i - z_k|^2 = gram[i, i] - 2 sums[k, i] / m_k + squares[k] / m_k^2,
+    sums[k, i] = sum_{j in k} w_j gram[i, j],   squares[k] = |sum_{j in k} w_j x_j|^2,   m_k = sum_{j in k} w_j.
+
+``sums`` and ``squares`` are float64 whatever the Gram matrix is, so that thousands of updates leave no drift. A
+point moves only when that gains more than ``slack``, the rounding error of the Gram matrix; without it, ties between
+duplicated points would go round for ever.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compiled import compiled
+
+_BLOCK = 128  # points whose best exchanges are found together, in vector registers
+
+
+@compiled
+def seed_greedy(gram, diagonal, weights, uniforms, labels):
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007, section 4): of L candidates keep the one that lowers the cost most.
+
+    ``uniforms`` [K, L] in [0, 1) drive the draws; ``labels`` [N] receives the index of each point's nearest centre.
+    """
+    count = gram.shape[0]
+    clusters, candidates = uniforms.shape
+    cumulative = np.empty(count)
+    closest = np.empty(count)
+    fresh = np.empty(count)
+    kept = np.empty(count)
+    chosen = np.zeros(count, np.bool_)
+    for k in range(clusters):
+        total = 0.0
+        for i in range(count):
+            total += weights[i] * (closest[i] if k > 0 else 1.0)
+            cumulative[i] = total
+        if total <= 0.0:  # every point sits on a centre: take any others, the cells stay distinct
+            total = 0.0
+            for i in range(count):
+                total += 0.0 if chosen[i] else weights[i]
+                cumulative[i] = total
+        best_cost = np.inf
+        best = -1
+        for draw in range(candidates if k > 0 else 1):
+            point = np.searchsorted(cumulative, uniforms[k, draw] * total, side="right")
+            point = min(point, count - 1)
+            while weights[point] == 0.0:  # rounding at the upper end only
+                point -= 1
+            row = gram[point]
+            cost = 0.0
+            for i in range(count):
+                distance = diagonal[i] - 2.0 * np.float64(row[i]) + diagonal[point]
+                distance = distance if distance > 0.0 else 0.0
+                if k > 0:
+                    distance = distance if distance < closest[i] else closest[i]
+                fresh[i] = distance
+                cost += weights[i] * distance
+            if cost < best_cost:
+                best_cost = cost
+                best = point
+                fresh, kept = kept, fresh
+        chosen[best] = True
+        for i in range(count):
+            if k == 0 or kept[i] < closest[i]:
+                labels[i] = k
+            closest[i] = kept[i]
+        closest[best] = 0.0
+        labels[best] = k
+
+
+@compiled
+def cell_sums(gram, weights, labels, sums, masses, members):
+    """Fill ``sums`` [K, N], ``masses`` [K] and ``members`` [K] (points of positive weight) from ``labels``."""
+    sums[:] = 0.0
+    masses[:] = 0.0
+    members[:] = 0
+    for j in range(gram.shape[0]):
+        weight = weights[j]
+        if weight > 0.0:
+            k = labels[j]
+            masses[k] += weight
+            members[k] += 1
+            target = sums[k]
+            row = gram[j]
+            for i in range(gram.shape[0]):
+                target[i] += weight * row[i]
+
+
+@compiled
+def cell_squares(weights, labels, sums, squares):
+    """Fill ``squares`` [K] from ``sums``."""
+    squares[:] = 0.0
+    for i in range(labels.size):
+        squares[labels[i]] += weights[i] * sums[labels[i], i]
+
+
+@compiled
+def _nearest(sums, squares, masses, best, nearest):
+    """For each point the cell of the nearest centroid and that distance less ``gram[i, i]``."""
+    best[:] = np.inf
+    for k in range(masses.size):
+        if masses[k] > 0.0:
+            offset = squares[k] / (masses[k] * masses[k])
+            slope = 2.0 / masses[k]
+            row = sums[k]
+            for i in range(best.size):
+                value = offset - slope * row[i]
+                closer = value < best[i]
+                best[i] = value if closer else best[i]
+                nearest[i] = k if closer else nearest[i]
+
+
+@compiled
+def fill_empty(diagonal, weights, best, labels, members):
+    """Give each empty cell the costliest point of a cell that has more than one."""
+    for k in range(members.size):
+        if members[k] == 0:
+            costliest = -1
+            cost = -np.inf
+            for i in range(labels.size):
+                if weights[i] > 0.0 and members[labels[i]] > 1:
+                    value = weights[i] * (diagonal[i] + best[i])
+                    if value > cost:
+                        cost = value
+                        costliest = i
+            members[labels[costliest]] -= 1
+            members[k] = 1
+            labels[costliest] = k
+
+
+@compiled
+def lloyd(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit):
+    """Lloyd's iteration from ``labels`` to a fixed point (at most ``limit`` steps); returns the number of steps."""
+    count = gram.shape[0]
+    best = np.empty(count)
+    nearest = np.empty(count, np.int64)
+    previous = labels.copy()
+    cell_sums(gram, weights, labels, sums, masses, members)
+    cell_squares(weights, labels, sums, squares)
+    for step in range(limit):
+        previous[:] = labels
+        _nearest(sums, squares, masses, best, nearest)
+        members[:] = 0
+        for i in range(count):
+            own = labels[i]
+            if masses[own] > 0.0:
+                value = squares[own] / (masses[own] * masses[own]) - 2.0 * sums[own, i] / masses[own]
+            else:
+                value = np.inf
+            if best[i] < value - slack:
+                labels[i] = nearest[i]
+            else:
+                best[i] = value
+            if weights[i] > 0.0:
+                members[labels[i]] += 1
+        fill_empty(diagonal, weights, best, labels, members)
+        moved = 0
+        for i in range(count):
+            moved += labels[i] != previous[i]
+        if moved == 0:
+            return step
+        if 2 * moved < count:
+            for i in range(count):
+                if labels[i] != previous[i] and weights[i] > 0.0:
+                    _move(gram, weights[i], i, previous[i], labels[i], sums, masses)
+            for k in range(masses.size):  # a cell of one point must not keep what rounding left of the others
+                if members[k] == 1:
+                    masses[k] = 0.0
+            for i in range(count):
+                if members[labels[i]] == 1 and weights[i] > 0.0:
+                    masses[labels[i]] = weights[i]
+        else:
+            cell_sums(gram, weights, labels, sums, masses, members)
+        cell_squares(weights, labels, sums, squares)
+    return limit
+
+
+@compiled
+def _move(gram, weight, point, source, target, sums, masses):
+    """Move one point's mass between two cells."""
+    masses[source] -= weight
+    masses[target] += weight
+    row = gram[point]
+    left = sums[source]
+    joined = sums[target]
+    for j in range(row.size):
+        share = weight * row[j]
+        left[j] -= share
+        joined[j] += share
+
+
+@compiled
+def _best_exchange(diagonal, weights, labels, sums, squares, masses, start, stop, gain, target):
+    """Best exchange of each point in [start, stop): ``gain`` of cost by joining ``target`` instead of staying.
+
+    Joining cell k costs w m_k / (m_k + w) |x - z_k|^2, leaving cell a saves w m_a / (m_a - w) |x - z_a|^2 (Hartigan
+    1975; Telgarsky & Vattani 2010, section 2). The own cell is left out by the caller's comparison: m_a/(m_a + w) is
+    below m_a/(m_a - w), so its "gain" has to be masked here.
+    """
+    for j in range(stop - start):
+        gain[j] = np.inf
+        target[j] = -1
+    for k in range(masses.size):
+        mass = masses[k]
+        offset = squares[k] / (mass * mass)
+        slope = 2.0 / mass
+        row = sums[k]
+        for j in range(stop - start):
+            i = start + j
+            cost = (diagonal[i] + offset - slope * row[i]) * mass / (mass + weights[i])
+            cost = np.inf if labels[i] == k else cost
+            closer = cost < gain[j]
+            gain[j] = cost if closer else gain[j]
+            target[j] = k if closer else target[j]
+    for j in range(stop - start):
+        i = start + j
+        own = labels[i]
+        mass = masses[own]
+        distance = diagonal[i] + squares[own] / (mass * mass) - 2.0 * sums[own, i] / mass
+        rest = mass - weights[i]
+        gain[j] = distance * mass / rest - gain[j] if rest > 0.0 else -np.inf
+
+
+@compiled
+def exchange(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit):
+    """Hartigan's exchange until no single move lowers the cost; returns the number of moves.
+
+    Needs the state that ``lloyd`` leaves. A block of points is searched at once; a point found to gain is searched
+    again before it moves, because others of its block may have moved meanwhile. It ends with a sweep without a move.
+    """
+    count = gram.shape[0]
+    gain = np.empty(_BLOCK)
+    target = np.empty(_BLOCK, np.int64)
+    single = np.empty(1)
+    goal = np.empty(1, np.int64)
+    total = 0
+    for _ in range(limit):
+        before = total
+        for start in range(0, count, _BLOCK):
+            stop = min(start + _BLOCK, count)
+            moved = total
+            _best_exchange(diagonal, weights, labels, sums, squares, masses, start, stop, gain, target)
+            for i in range(start, stop):
+                source = labels[i]
+                if gain[i - start] > slack and weights[i] > 0.0 and members[source] > 1:
+                    joined = target[i - start]
+                    if total > moved:
+                        _best_exchange(diagonal, weights, labels, sums, squares, masses, i, i + 1, single, goal)
+                        joined = goal[0]
+                        if single[0] <= slack:
+                            continue
+                    weight = weights[i]
+                    squares[source] += weight * (weight * diagonal[i] - 2.0 * sums[source, i])
+                    squares[joined] += weight * (weight * diagonal[i] + 2.0 * sums[joined, i])
+                    _move(gram, weight, i, source, joined, sums, masses)
+                    members[source] -= 1
+                    members[joined] += 1
+                    labels[i] = joined
+                    total += 1
+        if total == before:
+            break
+    return total
+
+
+@compiled
+def cost(diagonal, weights, squares, masses):
+    """Weighted sum of squared distances, sum_i w_i gram[i, i] - sum_k squares[k] / m_k."""
+    total = 0.0
+    for i in range(diagonal.size):
+        total += weights[i] * diagonal[i]
+    for k in range(masses.size):
+        if masses[k] > 0.0:
+            total -= squares[k] / masses[k]
+    return total
+
+
+@compiled
+def best_of_restarts(gram, diagonal, weights, uniforms, slack, limit, with_exchange):
+    """Run seeding, Lloyd and (where asked) exchange once per ``uniforms[r]`` [R, K, L]; return the best labels and cost.
+
+    Points of weight zero move nothing; at the end they are given to the nearest centroid.
+    """
+    count = gram.shape[0]
+    restarts, clusters, _ = uniforms.shape
+    labels = np.zeros(count, np.int64)
+    sums = np.empty((clusters, count))
+    squares = np.empty(clusters)
+    masses = np.empty(clusters)
+    members = np.empty(clusters, np.int64)
+    best_labels = labels.copy()
+    best_cost = np.inf
+    for r in range(restarts):
+        seed_greedy(gram, diagonal, weights, uniforms[r], labels)
+        lloyd(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit)
+        if with_exchange and clusters > 1:
+            exchange(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit)
+        found = cost(diagonal, weights, squares, masses)
+        if found < best_cost:
+            best_cost = found
+            best_labels[:] = labels
+    if weights.min() == 0.0:
+        best = np.empty(count)
+        nearest = np.empty(count, np.int64)
+        cell_sums(gram, weights, best_labels, sums, masses, members)
+        cell_squares(weights, best_labels, sums, squares)
+        _nearest(sums, squares, masses, best, nearest)
+        for i in range(count):
+            if weights[i] == 0.0:
+                best_labels[i] = nearest[i]
+    return best_labels, best_cost

@@ -1,0 +1,223 @@
+"""One registry class for distillers, datasets, priors and students.
+
+An entry is a name, a target (an object, or a lazy import path ``"module:attribute"``) and capability flags. Entries come
+from three places, all treated alike: entry points of installed packages, a file given by ``--plugin``, and
+the decorator in running code::
+
+    @register_distiller("mine")
+    class Mine(Distiller): ...
+
+An entry point may name an object (it is registered under the entry point's name) or a list of :class:`Entry`.
+A plugin that cannot be imported is kept as an entry with its error: it is listed, and harms nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, UnknownNameError, nearest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered thing.
+
+    ``target`` is the object or ``"module:attribute"``; ``flags`` are the capabilities that ``ddoq list`` shows;
+    ``source`` says which package, file or code registered it; ``error`` is set when it could not be imported.
+    """
+
+    name: str
+    target: Any = None
+    summary: str = ""
+    flags: Mapping[str, object] = field(default_factory=dict)
+    source: str = ""
+    error: str | None = None
+
+
+class Registry:
+    """Entries of one kind, by name.
+
+    ``flag_names`` are the capabilities of this kind: they are read from attributes of a registered class.
+    """
+
+    def __init__(self, kind: str, group: str, flag_names: tuple[str, ...] = ()) -> None:
+        self.kind, self.group, self.flag_names = kind, group, flag_names
+        self._entries: dict[str, Entry] = {}
+        self._discovered = False
+
+    def register(self, name: str, target: Any = None, *, summary: str = "", **flags: object) -> Any:
+        """Register ``target`` (or, as a decorator, what follows) under ``name``; a name that is taken raises ConfigError."""
+        if target is None:
+
+            def decorate(decorated: Any) -> Any:
+                self.register(name, decorated, summary=summary, **flags)
+                return decorated
+
+            return decorate
+        module = target.partition(":")[0] if isinstance(target, str) else getattr(target, "__module__", "running code")
+        self._add(self._describe(Entry(name, target, summary, flags, source=_source_of_module(module))))
+        return target
+
+    def names(self) -> list[str]:
+        """Return the usable names, sorted."""
+        return sorted(name for name, entry in self._all().items() if entry.error is None)
+
+    def entries(self) -> list[Entry]:
+        """Return every entry, sorted by name; those that could not be imported carry their error."""
+        return [entry for _, entry in sorted(self._all().items())]
+
+    def entry(self, name: str) -> Entry:
+        """Return the entry called ``name``; an unknown one raises UnknownNameError with the nearest names."""
+        entries = self._all()
+        if name not in entries:
+            failed = [f"{e.source} ({e.error})" for e in entries.values() if e.error] + list(PLUGIN_FAILURES.values())
+            broken = f" These plugins could not be imported: {'; '.join(failed)}." if failed else ""
+            raise UnknownNameError(
+                f"unknown {self.kind} {name!r}{nearest(name, self.names())} (known: {', '.join(self.names())}).{broken}"
+            )
+        if entries[name].error:
+            raise UnknownNameError(f"{self.kind} {name!r} could not be imported: {entries[name].error}")
+        return entries[name]
+
+    def load(self, name: str) -> Any:
+        """Return the object called ``name``, importing it where its target is a lazy path."""
+        target = self.entry(name).target
+        return _import(target) if isinstance(target, str) else target
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._all() and self._all()[name].error is None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _all(self) -> dict[str, Entry]:
+        if not self._discovered:
+            self._discovered = True
+            for point in importlib.metadata.entry_points(group=self.group):
+                self._discover(point)
+        return self._entries
+
+    def _discover(self, point: importlib.metadata.EntryPoint) -> None:
+        distribution = getattr(point, "dist", None)
+        source = f"{distribution.name} {distribution.version}" if distribution is not None else point.value
+        try:
+            loaded = point.load()
+            found = list(loaded) if isinstance(loaded, (list, tuple)) else [Entry(point.name, loaded)]
+            for entry in found:
+                self._add(self._describe(replace(entry, source=source)))
+        except Exception as problem:  # a broken plugin of somebody else must not break the list
+            name = point.name if point.name not in self._entries else f"{point.name} ({source})"
+            error = str(problem) if isinstance(problem, ConfigError) else _last_line(problem)
+            self._entries[name] = Entry(name, summary=point.value, source=source, error=error)
+
+    def _add(self, entry: Entry) -> None:
+        taken = self._all().get(entry.name)
+        if taken is not None:
+            raise ConfigError(
+                f"the {self.kind} name {entry.name!r} of {entry.source} is already taken by {taken.source}; "
+                "register it under another name"
+            )
+        self._entries[entry.name] = entry
+
+    def _describe(self, entry: Entry) -> Entry:
+        """Fill flags and summary from the attributes and the docstring of the target, where it is at hand."""
+        if isinstance(entry.target, str):
+            return entry
+        read = {flag: getattr(entry.target, flag) for flag in self.flag_names if hasattr(entry.target, flag)}
+        document = (entry.target.__doc__ or "").strip().splitlines()
+        return replace(
+            entry, flags={**read, **entry.flags}, summary=entry.summary or (document[0] if document else "")
+        )
+
+    def _remove_new(self, before: set[str]) -> None:
+        for name in set(self._entries) - before:
+            del self._entries[name]
+
+
+DISTILLERS = Registry(
+    "distiller", "ddoq_plugin.distillers", ("makes_images", "uses_clusters", "uses_weights", "needs_prior")
+)
+DATASETS = Registry("dataset", "ddoq_plugin.datasets")
+PRIORS = Registry("prior", "ddoq_plugin.priors")
+STUDENTS = Registry("student", "ddoq_plugin.students")
+REGISTRIES = {"distillers": DISTILLERS, "datasets": DATASETS, "priors": PRIORS, "students": STUDENTS}
+
+PLUGIN_FAILURES: dict[str, str] = {}
+"""Plugin files that could not be imported: path -> why."""
+
+_LOADED_PLUGINS: dict[str, str] = {}
+
+
+def register_distiller(name: str, target: Any = None, *, summary: str = "", **flags: object) -> Callable | Any:
+    """Register a :class:`~ddoq_plugin.Distiller` class under ``name`` (decorator or call)."""
+    return DISTILLERS.register(name, target, summary=summary, **flags)
+
+
+def load_plugin(path: str | Path) -> str:
+    """Run a plugin file, so that its decorators register, and return the sha256 of its bytes.
+
+    A file that fails leaves nothing registered and is noted in ``PLUGIN_FAILURES``; a missing file raises ConfigError.
+    Loading the same file again does nothing.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise ConfigError(f"the plugin file {path} does not exist; give the path of a Python file")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if _LOADED_PLUGINS.get(str(path)) == digest:
+        return digest
+    before = {key: {entry.name for entry in registry.entries()} for key, registry in REGISTRIES.items()}
+    name = f"ddoq_user_plugin_{path.stem}_{digest[:8]}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(specification)  # type: ignore[arg-type]
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)  # type: ignore[union-attr]
+    except Exception as problem:
+        for key, registry in REGISTRIES.items():
+            registry._remove_new(before[key])
+        del sys.modules[name]
+        PLUGIN_FAILURES[str(path)] = f"{path.name}: {_last_line(problem)}"
+        return digest
+    PLUGIN_FAILURES.pop(str(path), None)
+    _LOADED_PLUGINS[str(path)] = digest
+    return digest
+
+
+@functools.lru_cache
+def source_hash(module_name: str) -> str:
+    """Return a hash of the Python and YAML sources of a module or package: part of every key, so that changed code never reuses old work."""
+    module = sys.modules.get(module_name) or importlib.import_module(module_name)
+    origin = getattr(module, "__file__", None)
+    if origin is None:
+        return "interactive"
+    file = Path(origin)
+    files = sorted((*file.parent.rglob("*.py"), *file.parent.rglob("*.yaml"))) if file.name == "__init__.py" else [file]
+    digest = hashlib.sha256()
+    for source in files:
+        digest.update(source.relative_to(file.parent).as_posix().encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _source_of_module(module: str) -> str:
+    loaded = sys.modules.get(module)
+    file = getattr(loaded, "__file__", None)
+    return f"file {Path(file).name}" if module.startswith("ddoq_user_plugin_") and file else module
+
+
+def _import(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _last_line(problem: BaseException) -> str:
+    return traceback.format_exception_only(problem)[-1].strip()

@@ -1,0 +1,136 @@
+"""Content-addressed artifacts on disk: made once, whole or not at all, checked on every read.
+
+An artifact is a folder. Its address is the hash of its key (everything that determines its content), so a changed
+setting is another artifact and an unchanged one is never made twice. It is made in a temporary folder beside its
+place and renamed into it, under a lock, so that a killed process leaves nothing half done and two processes do not
+make the same thing. ``manifest.json`` holds the sha256 of every file; a damaged artifact is made again, with a warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import StoreError
+
+if TYPE_CHECKING:
+    import torch
+
+MANIFEST = "manifest.json"
+
+
+class Store:
+    """A folder of artifacts, ``<root>/<kind>/<hash of the key>/``. Processes may share it."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._verified: set[Path] = set()  # each artifact is checked once a process, not at each look
+
+    def path(self, kind: str, key: dict[str, Any]) -> Path:
+        """Return where the artifact of ``key`` is or will be."""
+        return self.root / kind / hash_key(key)[:20]
+
+    def find(self, kind: str, key: dict[str, Any]) -> Path | None:
+        """Return the artifact's folder if it is there and undamaged, else None."""
+        path = self.path(kind, key)
+        if path in self._verified and path.is_dir():
+            return path
+        if not (path / MANIFEST).is_file():
+            return None
+        damaged = damaged_files(path)
+        if damaged:
+            warnings.warn(f"the stored {kind} {path.name} is damaged ({', '.join(damaged)}): it is made again", stacklevel=2)
+            return None
+        self._verified.add(path)
+        return path
+
+    def get(self, kind: str, key: dict[str, Any], make: Callable[[Path], None], *, resumable: bool = False) -> Path:
+        """Return the artifact's folder, calling ``make(folder)`` to fill it if it is not there.
+
+        With ``resumable`` the working folder keeps its name, so that a ``make`` that checkpoints finds what a killed
+        process left there. Raises StoreError where the store cannot be written.
+        """
+        found = self.find(kind, key)
+        if found is not None:
+            return found
+        from filelock import FileLock
+
+        path = self.path(kind, key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise StoreError(f"the store {self.root} cannot be written ({problem}); choose another folder") from problem
+        with FileLock(f"{path}.lock"):
+            found = self.find(kind, key)  # another process may have made it while this one waited
+            if found is not None:
+                return found
+            work = path.with_name(f"{path.name}.work" + ("" if resumable else f"-{uuid.uuid4().hex[:8]}"))
+            work.mkdir(exist_ok=True)
+            try:
+                make(work)
+                publish(work, path, key)
+            finally:
+                if not resumable:
+                    shutil.rmtree(work, ignore_errors=True)
+        self._verified.add(path)
+        return path
+
+
+def publish(work: Path, path: Path, key: dict[str, Any]) -> None:
+    """Write the manifest of a finished working folder and move the folder into its place in one step."""
+    files = {file.relative_to(work).as_posix(): hash_file(file) for file in sorted(work.rglob("*")) if file.is_file()}
+    write_atomic(work / MANIFEST, json.dumps({"key": key, "files": files}, indent=1, sort_keys=True, default=str))
+    if path.exists():  # a damaged one
+        shutil.rmtree(path)
+    os.replace(work, path)
+
+
+def damaged_files(path: Path) -> list[str]:
+    """Return the names of an artifact's files that are missing or differ from its manifest."""
+    try:
+        files = json.loads((path / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return [MANIFEST]
+    return [name for name, digest in files.items() if not (path / name).is_file() or hash_file(path / name) != digest]
+
+
+def write_atomic(path: str | Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds either its old content or all of the new one, also after kill -9."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def hash_key(key: Any) -> str:
+    """Return the sha256 of a JSON-able object, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_tensors(*tensors: torch.Tensor | None) -> str:
+    """Return the sha256 of tensors' dtypes, shapes and bytes (None counts as absent)."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        if tensor is None:
+            digest.update(b"none")
+            continue
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
