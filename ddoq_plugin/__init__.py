@@ -9,15 +9,18 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import distill, evaluate
-    from .data import load_data
-    from .distilled_set import DistilledSet
-    from .distiller import DistillContext, Distiller, DistillerConfig
-    from .priors import load_prior
-    from .quantization import quantize
-    from .registry import register_distiller
-    from .report import cross_model_table
-    from .sweep import sweep
+    from .api import distill as distill
+    from .api import evaluate as evaluate
+    from .data import load_data as load_data
+    from .distilled_set import DistilledSet as DistilledSet
+    from .distiller import DistillContext as DistillContext
+    from .distiller import Distiller as Distiller
+    from .distiller import DistillerConfig as DistillerConfig
+    from .priors import load_prior as load_prior
+    from .quantization import quantize as quantize
+    from .registry import register_distiller as register_distiller
+    from .report import cross_model_table as cross_model_table
+    from .sweeps import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -32,7 +35,7 @@ _HOME = {
     "quantize": "quantization",
     "distill": "api",
     "evaluate": "api",
-    "sweep": "sweep",
+    "sweep": "sweeps",
     "cross_model_table": "report",
 }
 __all__ = [*_HOME, "__version__"]

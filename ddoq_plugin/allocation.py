@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Allocation:
-    """``points`` float32 [m, d] with ``masses`` float64 [m] (sum 1), the ``assignment`` int64 [N] of the class's samples to
-    them, and the number of images ``copies`` int64 [m] of each point (sum IPC)."""
+    """Points of a class, their masses and their images.
+
+    ``points`` float32 [m, d], ``masses`` float64 [m] (sum 1), ``assignment`` int64 [N] of the class's samples to
+    the points, ``copies`` int64 [m]: the number of images of each point (sum IPC).
+    """
 
     points: torch.Tensor
     masses: torch.Tensor

@@ -53,11 +53,11 @@ class DatasetConfig(_Named):
 
 
 class PriorConfig(_Named):
-    """``name`` of a registered prior, the ``path`` (folder or hub id) it is loaded from, or ``train``: the recipe it is
-    trained by (a preset's name, or its settings), once, on the training split; other options go to its loader."""
+    """``name`` of a registered prior and the ``path`` (folder or hub id) it is loaded from, or ``train``: the recipe
+    (name or YAML file) by which it is trained, once, on the training split. Other options go to its loader."""
 
     path: str | None = None
-    train: str | dict[str, Any] | None = None
+    train: str | None = None
     seed: int = 0
 
 
@@ -203,7 +203,8 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _complaint(problem: ValidationError, path: Path, node: yaml.Node) -> str:
     first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")  # a misspelling comes first
-    location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(("function-", "list[")))]
+    internal = ("function-", "list[", "constrained-", "literal[")  # pydantic's own steps on the way to the value
+    location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))]
     found, line, depth = node, node.start_mark.line, 0
     for part in location:
         step = _child(found, part)
@@ -214,7 +215,8 @@ def _complaint(problem: ValidationError, path: Path, node: yaml.Node) -> str:
     key = ".".join(named)
     if first["type"] == "extra_forbidden":
         fields = _fields_at(location[:-1])
-        return f"{path}:{line + 1}: unknown key {key!r}{nearest(str(location[-1]), fields)} (known: {', '.join(fields)})"
+        known = f"{nearest(str(location[-1]), fields)} (known: {', '.join(fields)})"
+        return f"{path}:{line + 1}: unknown key {key!r}{known}"
     if first["type"] == "missing":
         missing = ".".join(map(str, location))
         return f"{path}:{line + 1}: the key {missing!r} is missing; add it"

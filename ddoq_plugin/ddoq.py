@@ -72,10 +72,8 @@ class DDOQ(Distiller):
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)
-        if self.config.strength > 0 and context.has_prior and not context.prior.can_denoise:
-            raise DistillError(
-                f"the prior {context.prior.name!r} cannot denoise; set strength: 0 for {self.label()!r} or use a diffusion prior"
-            )
+        if self.config.strength > 0 and not context.can_denoise:
+            raise DistillError(f"the prior cannot denoise; set strength: 0 for {self.label()!r} or use a diffusion one")
 
     def distill(
         self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
@@ -148,7 +146,12 @@ class DDOQ(Distiller):
         return context.latents(class_id, prior_options)[nearest]
 
     def _measure(
-        self, context: DistillContext, class_id: int, allocation: Allocation, shaped: torch.Tensor, weights: torch.Tensor
+        self,
+        context: DistillContext,
+        class_id: int,
+        allocation: Allocation,
+        shaped: torch.Tensor,
+        weights: torch.Tensor,
     ) -> dict[str, float]:
         """W2 of the distinct points under the weights used and under equal ones, and the images' effective number."""
         from .quantization import effective_sample_size

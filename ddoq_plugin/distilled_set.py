@@ -169,8 +169,8 @@ def _check_weights(made: DistilledSet, counts: torch.Tensor) -> None:
     worst = int((means - 1).abs().argmax())
     if abs(float(means[worst]) - 1) > 1e-4:
         raise DataError(
-            f"weights must have mean 1 within each class; class {made.class_names[worst]!r} has {float(means[worst]):.4g}: "
-            "divide its weights by that"
+            f"weights must have mean 1 within each class; class {made.class_names[worst]!r} has "
+            f"{float(means[worst]):.4g}: divide its weights by that"
         )
 
 
@@ -238,8 +238,8 @@ def _match_class(folder: str, names: Sequence[str], root: Path) -> int:
         if number[2] is None or folder == class_folder(label, names[label]):
             return label
     raise DataError(
-        f"the folder {root / folder} matches no class of the dataset{nearest(folder, names)}; name the folders after the "
-        f"classes ({_few(names)}) or number them 0 to {len(names) - 1}"
+        f"the folder {root / folder} matches no class of the dataset{nearest(folder, names)}; name the folders "
+        f"after the classes ({_few(names)}) or number them 0 to {len(names) - 1}"
     )
 
 

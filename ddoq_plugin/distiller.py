@@ -139,6 +139,10 @@ class DistillContext:
     def has_prior(self) -> bool:
         return self.prior is not None
 
+    @property
+    def can_denoise(self) -> bool:
+        return self.prior is not None and self.prior.can_denoise
+
     def bar(self, total: int, description: str):
         """Return a progress bar, silent where the context is."""
         return bar(total, description, show=self.progress)
@@ -216,7 +220,7 @@ class DistillContext:
         space: str = "latent",
         scheduler: str | None = None,
     ) -> torch.Tensor:
-        """Push latents ``[n, ...]`` of classes ``[n]`` through the prior: uint8 images ``[n, 3, S, S]``, S as the data's.
+        """Push latents ``[n, ...]`` of classes ``[n]`` through the prior: uint8 images of the data's size.
 
         Stored by the content of the arguments, so that methods that differ in their weights alone share images.
         """
@@ -229,7 +233,7 @@ class DistillContext:
 
         def make() -> torch.Tensor:
             made = prior.generate(latents, class_ids, seeds=list(seeds), progress=self.progress, **settings)
-            return to_uint8(resize_images(made, self.data.image_size))
+            return resize_images(to_uint8(made), self.data.image_size)
 
         key = {
             "prior": prior.fingerprint,
@@ -273,15 +277,19 @@ class DistillContext:
         return DistilledSet(images, labels, self.class_names, weights=weights, logits=logits, provenance=provenance)
 
     def w2(
-        self, class_id: int, points: torch.Tensor, options: CodebookOptions | None = None, weights: torch.Tensor | None = None
+        self,
+        class_id: int,
+        points: torch.Tensor,
+        options: CodebookOptions | None = None,
+        weights: torch.Tensor | None = None,
     ) -> float:
         """Return the exact W2 between a class and weighted points of its space (None: equal weights)."""
         import torch
 
         from .quantization import w2_squared
 
-        masses = torch.ones(len(points)) if weights is None else weights
-        return w2_squared(self.latents(class_id, options), points, masses=masses.double() / masses.double().sum()) ** 0.5
+        masses = torch.ones(len(points)).double() if weights is None else weights.double()
+        return w2_squared(self.latents(class_id, options).flatten(1), points, masses=masses / masses.sum()) ** 0.5
 
     def _require_prior(self) -> Prior:
         if self.prior is None:
@@ -342,7 +350,7 @@ class DistillContext:
 
 
 def explain(problem: ValidationError, model: type[BaseModel]) -> str:
-    """Return pydantic's first complaint as one sentence that names the key and, for an unknown key, the nearest ones."""
+    """Return pydantic's first complaint as one sentence that names the key and, for an unknown one, the nearest."""
     first = problem.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

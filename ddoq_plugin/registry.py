@@ -1,7 +1,7 @@
 """One registry class for distillers, datasets, priors and students.
 
-An entry is a name, a target (an object, or a lazy import path ``"module:attribute"``) and capability flags. Entries come
-from three places, all treated alike: entry points of installed packages, a file given by ``--plugin``, and
+An entry is a name, a target (an object, or a lazy import path ``"module:attribute"``) and capability flags. Entries
+come from three places, all treated alike: entry points of installed packages, a file given by ``--plugin``, and
 the decorator in running code::
 
     @register_distiller("mine")
@@ -56,7 +56,7 @@ class Registry:
         self._discovered = False
 
     def register(self, name: str, target: Any = None, *, summary: str = "", **flags: object) -> Any:
-        """Register ``target`` (or, as a decorator, what follows) under ``name``; a name that is taken raises ConfigError."""
+        """Register ``target`` (or, as a decorator, what follows); a name that is taken raises ConfigError."""
         if target is None:
 
             def decorate(decorated: Any) -> Any:
@@ -195,7 +195,10 @@ def load_plugin(path: str | Path) -> str:
 
 @functools.lru_cache
 def source_hash(module_name: str) -> str:
-    """Return a hash of the Python and YAML sources of a module or package: part of every key, so that changed code never reuses old work."""
+    """Return a hash of the Python and YAML sources of a module or package.
+
+    It is part of every key, so that changed code never passes off old work as its own.
+    """
     module = sys.modules.get(module_name) or importlib.import_module(module_name)
     origin = getattr(module, "__file__", None)
     if origin is None:

@@ -46,7 +46,8 @@ class Store:
             return None
         damaged = damaged_files(path)
         if damaged:
-            warnings.warn(f"the stored {kind} {path.name} is damaged ({', '.join(damaged)}): it is made again", stacklevel=2)
+            message = f"the stored {kind} {path.name} is damaged ({', '.join(damaged)}): it is made again"
+            warnings.warn(message, stacklevel=2)
             return None
         self._verified.add(path)
         return path

@@ -78,7 +78,7 @@ def load_data(name: str, **options: Any) -> ImageData:
     Args:
         name: a registered name, ``"folder:PATH"`` or ``"npz:PATH"``.
         options: the loader's own options. All built-in ones take ``image_size``, ``val_fraction``, ``classes`` and
-            ``limit_per_class``; those with files take ``root`` or ``path`` (either word), the torchvision sets ``download``.
+            ``limit_per_class``; those with files ``root`` or ``path`` (either word), the torchvision sets ``download``.
 
     Raises:
         UnknownNameError: ``name`` is not registered.
@@ -94,7 +94,7 @@ def load_data(name: str, **options: Any) -> ImageData:
 
 
 def _checked_options(name: str, loader: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Return ``options`` for ``loader``, with ``root`` and ``path`` taken for the same; raise DataError for the others."""
+    """Return ``options`` for ``loader``, ``root`` and ``path`` taken for the same; unknown and missing ones raise."""
     parameters = inspect.signature(loader).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return options
@@ -104,8 +104,8 @@ def _checked_options(name: str, loader: Any, options: dict[str, Any]) -> dict[st
             renamed[known] = renamed.pop(given)
     for option in renamed:
         if option not in parameters:
-            valid = ", ".join(parameters)
-            raise DataError(f"the dataset {name} has no option {option!r}{nearest(option, parameters)} (options: {valid})")
+            hint = f"{nearest(option, parameters)} (options: {', '.join(parameters)})"
+            raise DataError(f"the dataset {name} has no option {option!r}{hint}")
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in renamed:
             raise DataError(f"the dataset {name} needs the option {option!r}; give where its files are")

@@ -55,7 +55,9 @@ class Split(ABC):
         """Return int64 [n_c]: the indices of class ``c``, ascending."""
         return torch.nonzero(self.labels == c).flatten()
 
-    def batches(self, batch_size: int, indices: Sequence[int] | Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, batch_size: int, indices: Sequence[int] | Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images uint8 [b, 3, H, W], labels int64 [b]) in order, ``batch_size`` at a time."""
         rows = torch.arange(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64)
         for chunk in rows.split(batch_size):
@@ -76,10 +78,9 @@ class ArraySplit(Split):
     """
 
     def __init__(self, pixels: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.shape[2] != pixels.shape[3]:
-            raise DataError(
-                f"images must be uint8 [n, 3, size, size], not {pixels.dtype} {list(pixels.shape)}; convert them first"
-            )
+        shape = list(pixels.shape)
+        if pixels.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+            raise DataError(f"images must be uint8 [n, 3, size, size], not {pixels.dtype} {shape}; convert them first")
         self._pixels, self._rows = pixels, torch.arange(len(pixels)) if rows is None else rows
         if len(self._rows) != len(labels):
             raise DataError(f"{len(self._rows)} images but {len(labels)} labels; give one label per image")

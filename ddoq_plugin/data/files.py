@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -38,7 +39,9 @@ def list_images(folder: Path, root: Path) -> list[ImageFile]:
         found = [
             ImageFile(entry.name if prefix == "." else f"{prefix}/{entry.name}", entry.stat().st_size)
             for entry in entries
-            if not entry.name.startswith(".") and os.path.splitext(entry.name)[1].lower() in EXTENSIONS and entry.is_file()
+            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS
+            and not entry.name.startswith(".")
+            and entry.is_file()
         ]
     return sorted(found, key=lambda file: file.path)
 
@@ -113,9 +116,10 @@ class FolderSplit(Split):
             )
 
 
-def _in_threads(work, items: Sequence, *, show: bool) -> None:
+def _in_threads(work: Callable[[Any], None], items: Sequence, *, show: bool) -> None:
     """Call ``work`` on every item; the first failure in order is raised and what has not begun is dropped."""
-    with ThreadPoolExecutor(min(THREADS, max(1, len(items)))) as pool, bar(len(items), "checking images", show=show) as shown:
+    threads = min(THREADS, max(1, len(items)))
+    with ThreadPoolExecutor(threads) as pool, bar(len(items), "checking images", show=show) as shown:
         # a bounded window, so that a million files never become a million waiting futures
         for start in range(0, len(items), 1024):
             futures = [pool.submit(work, item) for item in items[start : start + 1024]]

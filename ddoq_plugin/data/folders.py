@@ -50,9 +50,8 @@ def _load_imagenet(
     wnids = list(SUBSETS.get(name, known))
     if classes is not None:
         wnids = [wnids[c] for c in resolve_classes(classes, [known[wnid] for wnid in wnids], wnids)]
-    train, test = (
-        class_split(name, folder, [folder / part / wnid for wnid in wnids], image_size, resize) for part in ("train", "val")
-    )
+    places = {part: [folder / part / wnid for wnid in wnids] for part in ("train", "val")}
+    train, test = (class_split(name, folder, places[part], image_size, resize) for part in ("train", "val"))
     return make_image_data(
         name, [known[wnid] for wnid in wnids], train, test,
         val_fraction=val_fraction, limit_per_class=limit_per_class, wnids=wnids,
@@ -89,7 +88,7 @@ def load_folder(
 
     Args:
         path: the folder.
-        image_size: pixels; None takes the images' own size if they are square and alike (a sample is looked at), else 64.
+        image_size: pixels; None takes the images' own size if a sample of them is square and alike, else 64.
         resize: "crop" (shorter side, then centre crop) or "stretch" (aspect ratio ignored).
         test_fraction: share of each class for testing where there is no test folder, in (0, 1).
         val_fraction, classes, limit_per_class: see ``make_image_data``.
@@ -108,11 +107,10 @@ def load_folder(
     if not names:
         raise DataError(f"{base} has no class folders; put the images of each class in {base}/<class>/")
     size, notes = _own_size(base, names) if image_size is None else (image_size, [])
-    splits = {} if pooled else {
-        part: class_split("folder", root, [where / name for name in names], size, resize) for part, where in parts.items()
-    }  # fmt: skip
-    if pooled:
-        splits["train"] = class_split("folder", root, [base / name for name in names], size, resize)
+    splits = {
+        part: class_split("folder", root, [where / name for name in names], size, resize)
+        for part, where in ({"train": root} if pooled else parts).items()
+    }
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
         notes.append("the folder's val is the test split; validation is cut from train")
@@ -132,7 +130,7 @@ def existing_folder(name: str, root: str | Path) -> Path:
     """Return ``root`` with ~ expanded; raise DataError when it is no folder."""
     folder = Path(root).expanduser()
     if not folder.is_dir():
-        raise DataError(f"the folder {folder} of the dataset {name} does not exist; give the folder that holds its files")
+        raise DataError(f"the folder {folder} of the dataset {name} does not exist; give the one that holds its files")
     return folder
 
 
@@ -161,16 +159,17 @@ def class_split(name: str, root: Path, folders: Sequence[Path], image_size: int,
 
 
 def _own_size(base: Path, names: Sequence[str]) -> tuple[int, list[str]]:
-    """Return the common square size of the first image of up to 16 classes (else 64), and a note where it is not theirs."""
+    """Return the common square size of the first image of some classes, or 64 and a note."""
     sizes = set()
     for name in names[:: max(1, len(names) // 16)]:
         for file in list_images(base / name, base)[:1]:
             try:
                 with Image.open(base / file.path) as opened:
                     sizes.add(opened.size)
-            except (OSError, SyntaxError, ValueError) as problem:
+            except Exception as problem:  # as in decode_image
                 raise damaged(base / file.path, problem) from problem
     width, height = next(iter(sizes), (0, 1))
     if len(sizes) == 1 and width == height:
         return width, []
-    return FALLBACK_SIZE, [f"the images differ in size: brought to {FALLBACK_SIZE}x{FALLBACK_SIZE} (image_size changes that)"]
+    brought = f"{FALLBACK_SIZE}x{FALLBACK_SIZE}"
+    return FALLBACK_SIZE, [f"the images have no common square size: brought to {brought} (image_size changes that)"]

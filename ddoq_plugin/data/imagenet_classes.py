@@ -7,17 +7,29 @@ import re
 
 WNID = re.compile(r"n\d{8}")
 
-# ImageNette, ImageWoof: fastai, github.com/fastai/imagenette. ImageMeow, ImageSquawk, ImageFruit, ImageYellow: the class
-# lists of MTT (Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022; its utils.py).
-# ImageNet-100: imagenet100.txt of CMC (Tian et al., "Contrastive Multiview Coding", ECCV 2020); other papers use other
-# lists under this name: give theirs as `classes`. Everywhere sorted: the class order is that of the sorted ids.
+# ImageNette, ImageWoof: fastai, github.com/fastai/imagenette. ImageMeow, ImageSquawk, ImageFruit, ImageYellow: the
+# class lists of MTT (Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022; its
+# utils.py). ImageNet-100: imagenet100.txt of CMC (Tian et al., "Contrastive Multiview Coding", ECCV 2020); other papers
+# use other lists under this name: give theirs as `classes` of imagenet. The class order is that of the sorted ids.
 _SUBSETS = {
-    "imagenette": "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257",
-    "imagewoof": "n02086240 n02087394 n02088364 n02089973 n02093754 n02096294 n02099601 n02105641 n02111889 n02115641",
-    "imagemeow": "n02123045 n02123159 n02123394 n02123597 n02124075 n02127052 n02128757 n02128925 n02129165 n02129604",
-    "imagesquawk": "n01518878 n01614925 n01806143 n01818515 n01819313 n01843383 n01860187 n02007558 n02051845 n02056570",
-    "imagefruit": "n07718472 n07720875 n07742313 n07745940 n07747607 n07749582 n07753113 n07753275 n07753592 n07768694",
-    "imageyellow": "n01531178 n01773157 n02129165 n02206856 n03530642 n04146614 n07749582 n07753592 n12057211 n12144580",
+    "imagenette": (
+        "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257"
+    ),
+    "imagewoof": (
+        "n02086240 n02087394 n02088364 n02089973 n02093754 n02096294 n02099601 n02105641 n02111889 n02115641"
+    ),
+    "imagemeow": (
+        "n02123045 n02123159 n02123394 n02123597 n02124075 n02127052 n02128757 n02128925 n02129165 n02129604"
+    ),
+    "imagesquawk": (
+        "n01518878 n01614925 n01806143 n01818515 n01819313 n01843383 n01860187 n02007558 n02051845 n02056570"
+    ),
+    "imagefruit": (
+        "n07718472 n07720875 n07742313 n07745940 n07747607 n07749582 n07753113 n07753275 n07753592 n07768694"
+    ),
+    "imageyellow": (
+        "n01531178 n01773157 n02129165 n02206856 n03530642 n04146614 n07749582 n07753592 n12057211 n12144580"
+    ),
     "imagenet100": (
         "n01558993 n01692333 n01729322 n01735189 n01749939 n01773797 n01820546 n01855672 n01978455 n01980166 "
         "n01983481 n02009229 n02018207 n02085620 n02086240 n02086910 n02087046 n02089867 n02089973 n02090622 "

@@ -62,17 +62,18 @@ def _read(file: Path) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise DataError(f"the file {file} does not exist; give the path of a .npz pack")
     try:
-        with np.load(file, allow_pickle=False) as pack:
-            if not hasattr(pack, "files"):
-                raise DataError(f"{file} is a single array, not a .npz pack; save it with np.savez_compressed")
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise DataError(f"{file} is a single array, not a .npz pack; save it with np.savez_compressed")
+        with loaded as pack:
             missing = [key for key in REQUIRED if key not in pack.files]
             if missing:
-                hint = nearest(missing[0], pack.files)
-                raise DataError(f"{file} has no array {missing[0]!r}{hint} (it has: {', '.join(pack.files) or 'nothing'})")
+                hint = f"{nearest(missing[0], pack.files)} (it has: {', '.join(pack.files) or 'nothing'})"
+                raise DataError(f"{file} has no array {missing[0]!r}{hint}")
             return {key: pack[key] for key in (*REQUIRED, "class_names") if key in pack.files}
     except ValueError as problem:  # what NumPy raises for pickled objects and for files of another kind
         raise DataError(
-            f"{file} cannot be read without pickle ({problem}); save plain arrays, class_names as np.array(names, dtype=str)"
+            f"{file} cannot be read without pickle ({problem}); save plain arrays, class_names with dtype=str"
         ) from problem
     except (OSError, EOFError, zipfile.BadZipFile) as problem:
         raise DataError(f"{file} is damaged ({problem}); make or copy it again") from problem

@@ -135,9 +135,16 @@ def make_image_data(
     lonely = [names[c] for c in range(len(names)) if not bool((val.labels == c).any())]
     said = [*notes, *([f"no validation image of {', '.join(lonely)}"] if lonely else [])]
     return ImageData(
-        name=name, class_names=tuple(names), image_size=train.image_size, train=train, val=val, test=test,
-        fingerprint=_fingerprint(names, ids, train, val, test), wnids=None if ids is None else tuple(ids), notes=tuple(said),
-    )  # fmt: skip
+        name=name,
+        class_names=tuple(names),
+        image_size=train.image_size,
+        train=train,
+        val=val,
+        test=test,
+        fingerprint=_fingerprint(names, ids, train, val, test),
+        wnids=None if ids is None else tuple(ids),
+        notes=tuple(said),
+    )
 
 
 def _choose(split: Split, chosen: list[int], count: int) -> Split:
@@ -169,7 +176,7 @@ def _check_populated(name: str, part: str, labels: Tensor, names: list[str]) -> 
     if empty:
         listed = ", ".join(repr(names[c]) for c in empty[:5]) + (" and others" if len(empty) > 5 else "")
         raise DataError(
-            f"the dataset {name} has no {part} image of class {listed}; add images or leave the class out with classes=[...]"
+            f"the dataset {name} has no {part} image of class {listed}; add images or leave it out with classes=[...]"
         )
 
 

@@ -44,7 +44,7 @@ def load_tiny_imagenet(
     folder = folder / "tiny-imagenet-200" if (folder / "tiny-imagenet-200").is_dir() else folder
     for part in ("train", "val"):
         if not (folder / part).is_dir():
-            raise DataError(f"tiny_imagenet expects the folder {folder / part}; give the unpacked tiny-imagenet-200 as root")
+            raise DataError(f"tiny_imagenet expects the folder {folder / part}; give the unpacked archive as root")
     wnids = subfolders(folder / "train")
     train = _class_folders(folder, "train", wnids, image_size, resize)
     if (folder / "val" / "images").is_dir():
@@ -83,7 +83,7 @@ def _annotated(folder: Path, wnids: list[str], image_size: int, resize: str) -> 
 
 
 def _readable(folder: Path, wnids: list[str]) -> list[str]:
-    """Return the first word of each class in words.txt, all its words where that is taken twice, its id where there are none."""
+    """Return each class's first word in words.txt: all its words where that is not unique, its id where it has none."""
     file = folder / "words.txt"
     lines = file.read_text().splitlines() if file.is_file() else []
     words = {wnid: text.strip() for wnid, _, text in (line.partition("\t") for line in lines)}

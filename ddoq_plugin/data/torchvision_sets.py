@@ -31,12 +31,12 @@ class _Source:
 _BY_FLAG = ({"train": True}, {"train": False})
 _BY_NAME = ({"split": "train"}, {"split": "test"})
 _SOURCES = {
-    "mnist": _Source("MNIST", _BY_FLAG, "MNIST/raw/train-images-idx3-ubyte and its three companions", DIGIT_NAMES),
-    "fashion_mnist": _Source("FashionMNIST", _BY_FLAG, "FashionMNIST/raw/train-images-idx3-ubyte and its three companions"),
+    "mnist": _Source("MNIST", _BY_FLAG, "MNIST/raw/train-images-idx3-ubyte and its companions", DIGIT_NAMES),
+    "fashion_mnist": _Source("FashionMNIST", _BY_FLAG, "FashionMNIST/raw/train-images-idx3-ubyte and its companions"),
     "cifar10": _Source("CIFAR10", _BY_FLAG, "cifar-10-batches-py/data_batch_1 to 5, test_batch and batches.meta"),
     "cifar100": _Source("CIFAR100", _BY_FLAG, "cifar-100-python/train, test and meta"),
     "svhn": _Source("SVHN", _BY_NAME, "train_32x32.mat and test_32x32.mat", DIGIT_NAMES),
-    "stl10": _Source("STL10", _BY_NAME, "stl10_binary/train_X.bin, train_y.bin, test_X.bin, test_y.bin, class_names.txt"),
+    "stl10": _Source("STL10", _BY_NAME, "stl10_binary/train_X.bin, train_y.bin, test_X.bin, test_y.bin"),
 }
 
 
@@ -83,7 +83,8 @@ def _open(name: str, source: _Source, folder: Path, download: bool, options: dic
         raise DataError(f"the dataset {name} {what} {folder} ({problem}); expected {source.files}") from problem
     except (RuntimeError, ValueError, EOFError) as problem:
         raise DataError(
-            f"the dataset {name} is not in {folder} or is damaged: expected {source.files}; copy them there or set download: true"
+            f"the dataset {name} is not in {folder} or is damaged: expected {source.files}; copy them there or set "
+            "download: true"
         ) from problem
 
 

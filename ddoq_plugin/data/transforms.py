@@ -88,7 +88,9 @@ def decode_image(path: Path, size: int, resize: str) -> np.ndarray:
         with Image.open(path) as opened:
             _refuse_high_bit(path, opened.mode)
             picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+    except DataError:
+        raise
+    except Exception as problem:  # what Pillow raises for a damaged file depends on the format's decoder
         raise damaged(path, problem) from problem
     if resize == "stretch":
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
@@ -107,7 +109,9 @@ def verify_image(path: Path) -> None:
             _refuse_high_bit(path, opened.mode)
             opened.draft("RGB", (64, 64))  # JPEG: decode at reduced scale, which still reads every byte
             opened.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+    except DataError:
+        raise
+    except Exception as problem:  # see decode_image
         raise damaged(path, problem) from problem
 
 

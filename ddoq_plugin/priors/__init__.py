@@ -1,0 +1,58 @@
+"""Priors: generative models that encode images to latents and turn (noised) latents back into images of a class.
+
+``load_prior("dit", path=folder)`` reads any diffusers pipeline of the kind; ``train_prior(data, folder, recipe, seed)``
+makes a small one, in the same layout, where no pretrained model fits.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from ..registry import Entry
+
+if TYPE_CHECKING:
+    from .base import Prior as Prior
+    from .loading import load_prior as load_prior
+    from .recipe import PriorRecipe as PriorRecipe
+    from .recipe import load_recipe as load_recipe
+    from .recipe import recipe_names as recipe_names
+    from .training import train_prior as train_prior
+
+ENTRIES = [
+    Entry(
+        "dit",
+        "ddoq_plugin.priors.dit:load_dit",
+        summary="class-conditional diffusion transformer: a DiTPipeline folder or hub id",
+        flags={"needs_path": True, "can_denoise": True},
+    ),
+    Entry(
+        "stable_diffusion",
+        "ddoq_plugin.priors.stable_diffusion:load_stable_diffusion",
+        summary="text-to-image diffusion with prompts from class names: a StableDiffusionPipeline folder or hub id",
+        flags={"needs_path": True, "can_denoise": True},
+    ),
+    Entry(
+        "pixel",
+        "ddoq_plugin.priors.pixel:load_pixel",
+        summary="no encoder: the latents are the pixels, and generation only decodes",
+        flags={"needs_path": False, "can_denoise": False},
+    ),
+]
+
+_PUBLIC = {
+    "Prior": "base",
+    "load_prior": "loading",
+    "train_prior": "training",
+    "PriorRecipe": "recipe",
+    "load_recipe": "recipe",
+    "recipe_names": "recipe",
+}
+
+__all__ = ["ENTRIES", *_PUBLIC]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -1,3 +1,288 @@
+"""Prior, the interface of every generative model that a distiller works with."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
 import torch
-def pick_device(d):
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if d=="auto" else torch.device(d)
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import PriorError
+from ..progress import bar
+
+
+class Prior(ABC):
+    """A model that encodes images to latents and makes images of a class from latents.
+
+    Attributes: ``name`` (registry name), ``latent_shape`` (C, h, w), ``image_size`` (pixels a side), ``fingerprint``
+    (hex hash of everything that determines its output: weights, configs and options), ``device``, ``batch_size``
+    (images a forward pass), ``can_denoise`` (False: ``generate`` decodes only).
+
+    All tensors that come in and go out lie on the CPU. The noise of an image comes from its own integer seed, so an
+    image depends on its latent, class and seed, not on the others of its batch (up to the rounding of floating-point
+    sums, which follows the batch's size).
+    """
+
+    name: str
+    latent_shape: tuple[int, int, int]
+    image_size: int
+    fingerprint: str
+    can_denoise: bool = True
+
+    def __init__(self, device: torch.device, batch_size: int) -> None:
+        if batch_size < 1:
+            raise PriorError(f"batch_size is {batch_size}: give a positive number of images")
+        self.device, self.batch_size = device, batch_size
+        self.class_names: tuple[str, ...] | None = None
+
+    # -- what a prior of a kind defines
+
+    @abstractmethod
+    def _match(self, class_names: tuple[str, ...], wordnet_ids: tuple[str, ...] | None) -> None:
+        """Prepare the conditions of these classes; PriorError names the class that has none."""
+
+    @abstractmethod
+    def _encode(self, images: Tensor, generators: list[torch.Generator] | None) -> Tensor:
+        """float32 images [b, 3, S, S] in [0, 1] -> scaled latents [b, *latent_shape]; generators None: the mode."""
+
+    @abstractmethod
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents -> images of about [0, 1] (they are clamped and moved by the caller)."""
+
+    def _begin(
+        self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float
+    ) -> None:
+        """Raise PriorError where these settings cannot work, before anything is computed."""
+        raise PriorError(
+            f"the prior {self.name!r} has no denoiser: set strength to 0 (decode only) or take a diffusion prior"
+        )
+
+    def _denoise(
+        self,
+        latents: Tensor,
+        class_ids: Tensor,
+        generators: list[torch.Generator],
+        *,
+        space: str,
+        strength: float,
+        guidance_scale: float,
+        steps: int,
+        scheduler: str | None,
+    ) -> Tensor:
+        """Denoise one batch and return its scaled latents."""
+        raise NotImplementedError(f"the prior {self.name!r} has no denoiser")
+
+    def _invert(self, latents: Tensor, class_ids: Tensor, steps: int) -> Tensor:
+        """Return one batch's latents in noise space."""
+        raise NotImplementedError(f"the prior {self.name!r} has no denoiser")
+
+    # -- what a caller uses
+
+    def bind_classes(self, class_names: Sequence[str], wordnet_ids: Sequence[str] | None = None) -> None:
+        """Say which classes the class ids 0, 1, ... of the dataset mean.
+
+        ``wordnet_ids`` (one a class, as ``ImageData.wnids`` has them) settle the classes of an ImageNet prior without
+        regard to their names. Raises PriorError naming a class that is unknown here, with the nearest known ones.
+        """
+        names = tuple(class_names)
+        self._match(names, None if wordnet_ids is None else tuple(wordnet_ids))
+        self.class_names = names
+
+    @torch.no_grad()
+    def encode(
+        self, images: Tensor, *, sample: bool = False, seeds: Sequence[int] | None = None, progress: bool = False
+    ) -> Tensor:
+        """Encode images [B, 3, H, W] (uint8, or float in [0, 1]) to float32 latents [B, *latent_shape].
+
+        Images of another size are resized (bilinear with anti-aliasing, aspect not kept). Latents are in the scale of
+        the denoiser (scaling factor applied). ``sample`` draws from the encoder's posterior with one integer of
+        ``seeds`` an image; otherwise its mode is taken. Raises PriorError for a wrong shape or range and for an encoder
+        that returns NaN.
+        """
+        self._check_images(images)
+        if sample and (seeds is None or len(seeds) != len(images)):
+            raise PriorError("sampling the encoder's posterior needs one seed an image: give seeds, or sample=False")
+        encoded = []
+        with bar(len(images), "encode", show=progress) as shown:
+            for start in range(0, len(images), self.batch_size):
+                batch = self._resize(images[start : start + self.batch_size])
+                chosen = _generators(seeds[start : start + self.batch_size]) if sample and seeds is not None else None
+                encoded.append(self._encode(batch.to(self.device), chosen).float().cpu())
+                shown.update(len(batch))
+        latents = torch.cat(encoded) if encoded else torch.empty(0, *self.latent_shape)
+        self._check_finite(latents, None, "the encoder's output")
+        return latents
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode float latents [B, *latent_shape] to float32 images [B, 3, S, S] in [0, 1]; PriorError for NaN."""
+        self._check_latents(latents, None)
+        return self._decode_all(latents, None)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        latents: Tensor,
+        class_ids: Tensor,
+        *,
+        strength: float,
+        guidance_scale: float,
+        steps: int,
+        seeds: Sequence[int],
+        space: str = "latent",
+        scheduler: str | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Make images from latents: noise them, denoise them under the condition of their class, decode.
+
+        Args:
+            latents: float [B, *latent_shape].
+            class_ids: int64 [B], indices into the names given to :meth:`bind_classes`.
+            strength: share of the ``steps`` that is run, in [0, 1]: the latents are noised to where that share starts
+                (the convention of image-to-image pipelines: 0.7 of 50 steps runs 35). 0 decodes only; 1 starts at the
+                scheduler's first time.
+            guidance_scale: classifier-free guidance, at least 1; 1 uses the conditional prediction alone.
+            steps: number of steps of the whole schedule.
+            seeds: one integer an image, for its noise and for a stochastic scheduler.
+            space: "latent", or "noise" for latents from :meth:`invert`: generation then starts at the full time from
+                these very latents, and ``strength`` is ignored.
+            scheduler: class name of a diffusers scheduler; None takes the pipeline's own (DDIM in noise space).
+            batch_size: images a forward pass; None takes the prior's.
+
+        Returns float32 images [B, 3, S, S] in [0, 1]. Raises PriorError for wrong shapes, NaN, settings out of range
+        or an unknown scheduler.
+        """
+        self._check_call(latents, class_ids, seeds)
+        if not (math.isfinite(strength) and 0 <= strength <= 1):
+            raise PriorError(f"strength is {strength}: give a number from 0 (decode only) to 1 (full noise)")
+        if not (math.isfinite(guidance_scale) and guidance_scale >= 1):
+            raise PriorError(f"guidance_scale is {guidance_scale}: give a number of at least 1 (1 is no guidance)")
+        if space not in ("latent", "noise"):
+            raise PriorError(f"unknown space {space!r} of latents: give 'latent' or 'noise'")
+        if strength == 0 and space == "latent":
+            return self._decode_all(latents, class_ids)
+        self._begin(space, strength, steps, scheduler, guidance_scale)
+        size = batch_size or self.batch_size
+        made = []
+        with bar(len(latents), "generate", show=progress) as shown:
+            for start in range(0, len(latents), size):
+                part = slice(start, start + size)
+                clean = self._denoise(
+                    latents[part].float().to(self.device),
+                    class_ids[part],
+                    _generators(seeds[part]),
+                    space=space,
+                    strength=strength,
+                    guidance_scale=guidance_scale,
+                    steps=steps,
+                    scheduler=scheduler,
+                )
+                made.append(clean.float().cpu())
+                shown.update(len(clean))
+        denoised = torch.cat(made) if made else latents.float()
+        self._check_finite(denoised, class_ids, "the denoiser's output")
+        return self._decode_all(denoised, class_ids)
+
+    @torch.no_grad()
+    def invert(self, latents: Tensor, class_ids: Tensor, *, steps: int, progress: bool = False) -> Tensor:
+        """Return the noise (float32 [B, *latent_shape]) that DDIM without guidance turns into ``latents``.
+
+        DDIM inversion: the deterministic sampler (Song et al., "Denoising Diffusion Implicit Models", 2021, equation
+        14) run from clean to noisy under each class's condition, at guidance 1. It is exact as ``steps`` grows.
+        """
+        self._check_call(latents, class_ids, None)
+        self._begin("noise", 1.0, steps, None, 1.0)
+        made = []
+        with bar(len(latents), "invert", show=progress) as shown:
+            for start in range(0, len(latents), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                noise = self._invert(latents[part].float().to(self.device), class_ids[part], steps)
+                made.append(noise.float().cpu())
+                shown.update(len(noise))
+        noises = torch.cat(made) if made else latents.float()
+        self._check_finite(noises, class_ids, "the inversion's output")
+        return noises
+
+    # -- checks
+
+    def _check_images(self, images: Tensor) -> None:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise PriorError(f"images have shape {tuple(images.shape)}: give [B, 3, H, W]")
+        if images.dtype == torch.uint8:
+            return
+        if not images.is_floating_point():
+            raise PriorError(f"images have dtype {images.dtype}: give uint8, or floats in [0, 1]")
+        if len(images) and not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):  # also false for NaN
+            raise PriorError("float images must lie in [0, 1] without NaN: divide 8-bit values by 255")
+
+    def _check_latents(self, latents: Tensor, class_ids: Tensor | None) -> None:
+        if latents.ndim != 4 or tuple(latents.shape[1:]) != tuple(self.latent_shape):
+            raise PriorError(
+                f"latents have shape {tuple(latents.shape)}: the prior {self.name!r} takes "
+                f"[B, {', '.join(map(str, self.latent_shape))}]"
+            )
+        self._check_finite(latents, class_ids, "the latents given")
+
+    def _check_call(self, latents: Tensor, class_ids: Tensor, seeds: Sequence[int] | None) -> None:
+        if self.class_names is None:
+            raise PriorError(f"the prior {self.name!r} knows no classes yet: call bind_classes(class_names) first")
+        if len(class_ids) != len(latents) or (seeds is not None and len(seeds) != len(latents)):
+            given = f"{len(class_ids)} class ids" + ("" if seeds is None else f" and {len(seeds)} seeds")
+            raise PriorError(f"there are {len(latents)} latents, {given}: give one of each for every image")
+        if len(class_ids) and not (0 <= int(class_ids.min()) and int(class_ids.max()) < len(self.class_names)):
+            raise PriorError(
+                f"class ids run from {int(class_ids.min())} to {int(class_ids.max())}: "
+                f"the classes bound are 0 to {len(self.class_names) - 1}"
+            )
+        self._check_latents(latents, class_ids)
+
+    def _check_finite(self, values: Tensor, class_ids: Tensor | None, what: str) -> None:
+        good = torch.isfinite(values).flatten(1).all(dim=1)
+        if bool(good.all()):
+            return
+        index = int((~good).nonzero()[0])
+        of_class = ""
+        if class_ids is not None and self.class_names is not None:
+            of_class = f" (class {self.class_names[int(class_ids[index])]!r})"
+        raise PriorError(
+            f"{what} has NaN or infinite values, first at index {index}{of_class}: check the images and the weights, "
+            "and load the prior with dtype='float32' where a smaller one overflows"
+        )
+
+    def _resize(self, images: Tensor) -> Tensor:
+        scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        if scaled.shape[-2:] == (self.image_size, self.image_size):
+            return scaled
+        size = (self.image_size, self.image_size)
+        return F.interpolate(scaled, size=size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+
+    def _decode_all(self, latents: Tensor, class_ids: Tensor | None) -> Tensor:
+        parts = [
+            self._decode(latents[start : start + self.batch_size].float().to(self.device)).float().clamp(0, 1).cpu()
+            for start in range(0, len(latents), self.batch_size)
+        ]
+        images = torch.cat(parts) if parts else torch.empty(0, 3, self.image_size, self.image_size)
+        self._check_finite(images, class_ids, "the decoder's output")
+        return images
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return a device; "auto" is CUDA where there is one. PriorError for CUDA where there is none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise PriorError(f"unknown device {device!r}: give 'auto', 'cpu' or 'cuda'") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise PriorError("there is no CUDA device here: give device='cpu' or 'auto'")
+    return chosen
+
+
+def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    # on the CPU, so that the noise is the same on every device
+    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]

@@ -10,7 +10,7 @@ from .recipe import AutoencoderRecipe, DenoiserRecipe
 
 
 def build_autoencoder(recipe: AutoencoderRecipe, image_size: int, seed: int) -> AutoencoderKL:
-    """Return an untrained auto-encoder for RGB images of ``image_size`` pixels; its initial weights come from ``seed``."""
+    """Return an untrained auto-encoder for RGB images of ``image_size`` pixels, initialised from ``seed``."""
     levels = len(recipe.channels)
     with _seeded(seed):
         return AutoencoderKL(

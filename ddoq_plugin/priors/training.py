@@ -1,4 +1,4 @@
-"""Training of the embedded prior: an auto-encoder and a DiT from stock diffusers modules, saved as a ``DiTPipeline``."""
+"""Training of the embedded prior: stock diffusers modules, saved as a ``DiTPipeline``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..errors import PriorError
 from ..progress import track
 from ..seeding import derive_seed, generator
 from .base import pick_device
+from .binding import SIDECAR
 from .loop import batch_indices, train_resumably, warmup_cosine
 from .networks import build_autoencoder, build_denoiser, build_scheduler, fold_standardisation
 from .recipe import PriorRecipe
@@ -81,7 +82,10 @@ def train_prior(
         "device": str(device),
     }
     pipeline = DiTPipeline(transformer=denoiser.cpu(), vae=vae.cpu(), scheduler=build_scheduler(recipe.denoiser))
-    _save(pipeline, data.class_names, report, folder)
+    classes = {"class_names": list(data.class_names)}
+    if data.wnids is not None:
+        classes["wordnet_ids"] = list(data.wnids)
+    _save(pipeline, classes, report, folder)
     shutil.rmtree(checkpoint)
 
 
@@ -247,12 +251,12 @@ def _checkpoint_folder(folder: Path, call: dict) -> Path:
     return checkpoint
 
 
-def _save(pipeline: DiTPipeline, class_names: tuple[str, ...], report: dict, folder: Path) -> None:
+def _save(pipeline: DiTPipeline, classes: dict, report: dict, folder: Path) -> None:
     """Write the pipeline beside its place and move it in, the report last: a folder with a report is whole."""
     partial = folder / "checkpoint" / "pipeline"
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)
-    _write(partial / "class_names.json", json.dumps({"class_names": list(class_names)}, indent=1, ensure_ascii=False))
+    _write(partial / SIDECAR, json.dumps(classes, indent=1, ensure_ascii=False))
     for made in partial.iterdir():
         place = folder / made.name
         if place.is_dir():

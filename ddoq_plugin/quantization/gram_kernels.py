@@ -278,11 +278,29 @@ def cost(diagonal, weights, squares, masses):
 
 
 @compiled
-def best_of_restarts(gram, diagonal, weights, uniforms, slack, limit, with_exchange):
-    """Run seeding, Lloyd and (where asked) exchange once per ``uniforms[r]`` [R, K, L]; return the best labels and cost.
+def settle(gram, diagonal, weights, labels, clusters, distances):
+    """Fill ``distances`` [N], squared, of each point to its centroid; points of weight zero join the nearest first."""
+    count = gram.shape[0]
+    sums = np.empty((clusters, count))
+    squares = np.empty(clusters)
+    masses = np.empty(clusters)
+    members = np.empty(clusters, np.int64)
+    cell_sums(gram, weights, labels, sums, masses, members)
+    cell_squares(weights, labels, sums, squares)
+    if weights.min() == 0.0:
+        nearest = np.empty(count, np.int64)
+        _nearest(sums, squares, masses, distances, nearest)
+        for i in range(count):
+            labels[i] = nearest[i] if weights[i] == 0.0 else labels[i]
+    for i in range(count):
+        k = labels[i]
+        distance = diagonal[i] + squares[k] / (masses[k] * masses[k]) - 2.0 * sums[k, i] / masses[k]
+        distances[i] = distance if distance > 0.0 else 0.0
 
-    Points of weight zero move nothing; at the end they are given to the nearest centroid.
-    """
+
+@compiled
+def best_of_restarts(gram, diagonal, weights, uniforms, slack, limit, with_exchange):
+    """Seeding, Lloyd and (where asked) exchange once per ``uniforms[r]`` [R, K, L]; the labels of the lowest cost."""
     count = gram.shape[0]
     restarts, clusters, _ = uniforms.shape
     labels = np.zeros(count, np.int64)
@@ -301,13 +319,4 @@ def best_of_restarts(gram, diagonal, weights, uniforms, slack, limit, with_excha
         if found < best_cost:
             best_cost = found
             best_labels[:] = labels
-    if weights.min() == 0.0:
-        best = np.empty(count)
-        nearest = np.empty(count, np.int64)
-        cell_sums(gram, weights, best_labels, sums, masses, members)
-        cell_squares(weights, best_labels, sums, squares)
-        _nearest(sums, squares, masses, best, nearest)
-        for i in range(count):
-            if weights[i] == 0.0:
-                best_labels[i] = nearest[i]
-    return best_labels, best_cost
+    return best_labels

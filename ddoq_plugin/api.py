@@ -1,0 +1,136 @@
+"""The Python interface in two calls: distil a set, and evaluate one.
+
+>>> made = distill("ddoq", dataset="digits", prior={"name": "dit", "train": "digits"}, ipc=10, weighting="sqrt")
+>>> frame = evaluate(made, dataset="digits", students=["convnet3_w32"], protocol="soft_stored_short",
+...                  teacher="resnet10_w16", seeds=3)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import DatasetConfig, PriorConfig, TeacherConfig
+from .distilled_set import DistilledSet
+from .store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from .data import ImageData
+
+DEFAULT_STORE = Path("runs") / "store"
+
+
+def distill(
+    method: str,
+    *,
+    dataset: str | dict[str, Any] | ImageData,
+    ipc: int,
+    prior: str | dict[str, Any] | None = None,
+    clusters: int | None = None,
+    seed: int = 0,
+    store: str | Path = DEFAULT_STORE,
+    device: str = "cpu",
+    progress: bool = True,
+    **settings: Any,
+) -> DistilledSet:
+    """Distil a dataset with a registered method and return the set.
+
+    ``dataset`` and ``prior`` are names or mappings as in a sweep's YAML (``{"name": "dit", "path": folder}``);
+    ``settings`` are the method's own. Latents, codebooks, images and a trained prior are kept in ``store``.
+    Raises a DDOQError where anything does not fit, before expensive work.
+    """
+    from .distiller import DistillContext
+    from .prior_source import PlannedContext, PriorSource
+    from .sweeps.grid import make_distiller
+
+    distiller = make_distiller(method, settings)
+    data, kept = _data(dataset), Store(store)
+    data.check(progress=progress)
+    prior_config = None if prior is None else PriorConfig(**_named(prior))
+    distiller.check(PlannedContext(data, prior_config), ipc, clusters)
+    loaded = None
+    if prior_config is not None:
+        loaded = PriorSource(prior_config, data, kept, device, progress=progress).load()
+    context = DistillContext(data, loaded, kept, progress=progress)
+    return distiller.distill(context, ipc, clusters=clusters, seed=seed)
+
+
+def evaluate(
+    made: DistilledSet | str | Path,
+    *,
+    dataset: str | dict[str, Any] | ImageData,
+    students: str | Sequence[str],
+    protocol: str,
+    teacher: str | dict[str, Any] | None = None,
+    seeds: int | Sequence[int] = 1,
+    store: str | Path = DEFAULT_STORE,
+    device: str = "cpu",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train students on a set (or a folder of images of any method) and return one row a trained student.
+
+    ``teacher`` is a student's name or a mapping as in a sweep's YAML. Accuracies are percent: ``top1`` and ``top5`` on
+    the test split, ``val_top1`` on validation. Raises a DDOQError where anything does not fit.
+    """
+    import pandas as pd
+
+    from .evaluation import build_student, load_protocol
+    from .evaluator import Evaluator
+    from .provenance import provenance_columns
+
+    data = _data(dataset)
+    names = [students] if isinstance(students, str) else list(students)
+    for name in names:
+        build_student(name, data.num_classes, data.image_size, seed=0)
+    if not isinstance(made, DistilledSet):
+        made = DistilledSet.load(made, data.class_names)
+    if isinstance(teacher, str):
+        teacher = {"student": teacher}
+    evaluator = Evaluator(
+        data,
+        load_protocol(protocol),
+        Store(store),
+        students=names,
+        teacher=TeacherConfig(**teacher) if teacher else None,
+        device=device,
+        progress=progress,
+    )
+    about = made.provenance
+    shared = {
+        "kind": "distilled",
+        "method": about.get("method"),
+        "label": about.get("label", about.get("method")),
+        "ipc": made.ipc,
+        "clusters": about.get("clusters"),
+        "dataset": data.name,
+        "protocol": evaluator.protocol.name,
+        "teacher": evaluator.teacher_config.student if evaluator.teacher_config else None,
+        "set_hash": made.hash,
+        "status": "done",
+        **provenance_columns(),
+    }
+    every = range(seeds) if isinstance(seeds, int) else seeds
+    return pd.DataFrame(
+        [
+            {**shared, "student": name, "seed": seed, **evaluator.evaluate(made, name, seed)}
+            for name in names
+            for seed in every
+        ]
+    )
+
+
+def _named(value: str | dict[str, Any]) -> dict[str, Any]:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _data(dataset: str | dict[str, Any] | ImageData) -> ImageData:
+    from .data import load_data
+
+    if not isinstance(dataset, (str, dict)):
+        return dataset
+    config = DatasetConfig(**_named(dataset))
+    return load_data(config.name, **config.options())

@@ -1,0 +1,225 @@
+"""``ddoq``: list, train a prior, distil, evaluate, sweep, report.
+
+Everything heavy is imported by the command that needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="ddoq",
+    help="DDOQ and its baselines: distil datasets, train students on them, compare them in tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Plugin = Annotated[list[Path], typer.Option(help="A Python file that registers methods, datasets, priors or students.")]
+Data = Annotated[str, typer.Option(help="Dataset: a name, folder:PATH or npz:PATH.")]
+DataOption = Annotated[list[str], typer.Option("--data-option", help="key=value for the dataset's loader.")]
+Settings = Annotated[list[str], typer.Option("--set", help="key=value: a setting of the method or of the config.")]
+StoreOption = Annotated[Path, typer.Option(help="Folder of shared artifacts (priors, latents, teachers, sets).")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+STORE = Path("runs/store")
+
+
+@app.command("list")
+def list_entries(plugin: Plugin = []) -> None:  # noqa: B006  (typer copies it)
+    """Show every registered distiller, dataset, prior and student, the protocols, recipes and packaged configs."""
+    from .config import packaged_configs
+    from .evaluation import protocol_names
+    from .priors import recipe_names
+    from .registry import PLUGIN_FAILURES, REGISTRIES
+
+    _load(plugin)
+    for kind, registry in REGISTRIES.items():
+        entries = registry.entries()
+        width = max(len(entry.name) for entry in entries)
+        typer.echo(f"{kind}:")
+        for entry in entries:
+            flags = ", ".join(_flag(name, value) for name, value in entry.flags.items() if value not in (False, None, ""))
+            text = f"NOT IMPORTED: {entry.error}" if entry.error else entry.summary + (f"  [{flags}]" if flags else "")
+            origin = "" if entry.source.startswith("ddoq-plugin ") else f"  ({entry.source})"
+            typer.echo(f"  {entry.name:<{width}}  {text}{origin}")
+    typer.echo("protocols:\n  " + ", ".join(protocol_names()))
+    typer.echo("recipes of priors:\n  " + ", ".join(recipe_names()))
+    typer.echo("configs:\n  " + ", ".join(path.stem for path in packaged_configs()))
+    for path, error in PLUGIN_FAILURES.items():
+        typer.echo(f"plugin file {path} could not be imported: {error}")
+
+
+@app.command("train-prior")
+def train_prior_command(
+    out: Annotated[Path, typer.Argument(help="Folder for the prior, a diffusers DiTPipeline.")],
+    data: Data = "digits",
+    recipe: Annotated[str, typer.Option(help="Recipe: a name or a YAML file.")] = "digits",
+    seed: int = 0,
+    data_option: DataOption = [],  # noqa: B006
+) -> None:
+    """Train a small class-conditional diffusion prior on a dataset's training split. The same command resumes."""
+    from .data import load_data
+    from .priors import load_recipe, train_prior
+
+    dataset = load_data(data, **_pairs(data_option))
+    dataset.check()
+    train_prior(dataset, out, load_recipe(recipe), seed, progress=True)
+    typer.echo(f"the prior is in {out}; use it with --prior dit --prior-path {out}")
+
+
+@app.command()
+def distill(
+    method: Annotated[str, typer.Argument(help="A registered distiller (see ddoq list).")],
+    out: Annotated[Path, typer.Argument(help="New folder for the distilled set.")],
+    ipc: Annotated[int, typer.Option(help="Images per class.")],
+    data: Data = "digits",
+    clusters: Annotated[int | None, typer.Option(help="Clusters K a class; default: ipc.")] = None,
+    prior: Annotated[str | None, typer.Option(help="A registered prior.")] = None,
+    prior_path: Annotated[str | None, typer.Option(help="The prior's folder or hub id.")] = None,
+    prior_train: Annotated[str | None, typer.Option(help="Recipe by which the prior is trained, once.")] = None,
+    seed: int = 0,
+    set_: Settings = [],  # noqa: B006
+    data_option: DataOption = [],  # noqa: B006
+    store: StoreOption = STORE,
+    device: Device = "cpu",
+    plugin: Plugin = [],  # noqa: B006
+) -> None:
+    """Distil a dataset: write images with labels and weights to a folder."""
+    from .api import distill as run
+    from .errors import DataError
+
+    _load(plugin)
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"the folder {out} is not empty; give a new one")
+    prior_config = None
+    if prior is not None:
+        prior_config = {"name": prior, "path": prior_path, "train": prior_train}
+    made = run(
+        method,
+        dataset={"name": data, **_pairs(data_option)},
+        prior=prior_config,
+        ipc=ipc,
+        clusters=clusters,
+        seed=seed,
+        store=store,
+        device=device,
+        **_pairs(set_),
+    )
+    made.save(out)
+    stats = ", ".join(
+        f"{name} {value:.4g}" for name, value in made.provenance["stats"].items() if isinstance(value, float)
+    )
+    typer.echo(f"{len(made)} images of {made.num_classes} classes in {out}" + (f" ({stats})" if stats else ""))
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="A distilled set, or any folder of class folders with images.")],
+    data: Data = "digits",
+    student: Annotated[list[str], typer.Option(help="A student; repeat for several.")] = ["convnet3_w32"],  # noqa: B006
+    protocol: Annotated[str, typer.Option(help="Protocol: a name or a YAML file.")] = "soft_stored_short",
+    teacher: Annotated[str | None, typer.Option(help="The teacher's architecture (soft labels).")] = None,
+    seeds: Annotated[int, typer.Option(help="Students trained per architecture.")] = 1,
+    csv: Annotated[Path | None, typer.Option(help="Also write the rows here.")] = None,
+    data_option: DataOption = [],  # noqa: B006
+    store: StoreOption = STORE,
+    device: Device = "cpu",
+    plugin: Plugin = [],  # noqa: B006
+) -> None:
+    """Train students on a set and print their accuracy on the test split."""
+    from .api import evaluate as run
+    from .report import cross_model_table, format_table
+
+    _load(plugin)
+    frame = run(
+        folder,
+        dataset={"name": data, **_pairs(data_option)},
+        students=student,
+        protocol=protocol,
+        teacher=teacher,
+        seeds=seeds,
+        store=store,
+        device=device,
+    )
+    if csv is not None:
+        frame.to_csv(csv, index=False)
+    typer.echo(format_table(cross_model_table(frame), style="plain"))
+
+
+@app.command()
+def sweep(
+    config: Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a packaged one (see ddoq list).")],
+    set_: Settings = [],  # noqa: B006
+    address: Annotated[str | None, typer.Option(help="A Ray cluster's address; default: this machine.")] = None,
+    plugin: Plugin = [],  # noqa: B006
+) -> None:
+    """Run a comparison, or what is missing of it, and write its report. The same command resumes after any stop."""
+    from .config import load_config, parse_value
+    from .report import write_run_report
+    from .sweeps import sweep as run
+
+    overrides = {key: parse_value(value) for key, value in map(_split, set_)}
+    settings = load_config(config, overrides)
+    if plugin:
+        settings = settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugin)]})
+    result = run(settings, address=address)
+    typer.echo(write_run_report(result.folder))
+    if result.failed:
+        typer.echo(f"{result.failed} rows failed; the same command tries them again (see the errors above)", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[Path, typer.Option(help="The Markdown file; pictures and tables go beside it.")] = Path("RESULTS.md"),
+) -> None:
+    """Write RESULTS.md from the stored rows of one or several runs."""
+    from .report import write_results
+
+    write_results(runs, out)
+    typer.echo(f"wrote {out}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit status 2."""
+    from .errors import DDOQError
+
+    try:
+        app(standalone_mode=True)
+    except DDOQError as problem:
+        typer.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+
+
+def _load(plugins: list[Path]) -> None:
+    from .registry import load_plugin
+
+    for path in plugins:
+        load_plugin(path)
+
+
+def _pairs(texts: list[str]) -> dict[str, Any]:
+    from .config import parse_value
+
+    return {key: parse_value(value) for key, value in map(_split, texts)}
+
+
+def _split(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text!r} is not of the form key=value")
+    return key, value
+
+
+def _flag(name: str, value: object) -> str:
+    return name if value is True else f"{name} {value}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Weighted losses: sum_i w_i * loss_i / B, with the stored weights (mean 1 per class) and no renormalisation in a batch.
+
+Weights enter by multiplication and a mix of equal weights is formed so that it is exactly that weight: equal weights
+of 1 give the plain mean loss bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .protocol import Loss
+
+
+def mix_weights(weights: Tensor, partners: Tensor, lam: Tensor | float) -> Tensor:
+    """Return the weights of mixed images: lam * w_i + (1 - lam) * w_j.
+
+    Linear interpolation from the difference, which is exactly w where the two are equal.
+    """
+    return torch.lerp(partners, weights, lam)
+
+
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Return sum_i w_i * loss_i / B of per-image ``losses`` [B]."""
+    return (losses * weights).sum() / len(losses)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the per-image cross-entropy [B] of ``logits`` [B, C] against class labels int64 [B]."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def kl_to_teacher(logits: Tensor, teacher_logits: Tensor, temperature: float, *, scale: bool = False) -> Tensor:
+    """Return the per-image KL(softmax(teacher / T) || softmax(student / T)), summed over classes, [B].
+
+    Divided by B this is the ``batchmean`` form of SRe2L/FKD, D4M and RDED, which leave out the factor T^2 of Hinton
+    et al. 2015; ``scale`` puts it in.
+    """
+    target = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    losses = F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="none", log_target=True).sum(1)
+    return losses * temperature**2 if scale else losses
+
+
+def mix_losses(losses: Tensor, partners: Tensor, lam: float) -> Tensor:
+    """Return lam * loss_i + (1 - lam) * loss_j [B]: one prediction against the labels of both images of a mix (CutMix)."""
+    return lam * losses + (1 - lam) * partners
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What each image of a set should be answered with: labels int64 [n], weights float32 [n], logits float [n, C] or None."""
+
+    labels: Tensor
+    weights: Tensor
+    logits: Tensor | None = None
+
+    def to(self, device: torch.device) -> Targets:
+        """Return the targets on ``device``."""
+        logits = None if self.logits is None else self.logits.to(device)
+        return Targets(self.labels.to(device), self.weights.to(device), logits)
+
+
+def own_losses(outputs: Tensor, targets: Targets, rows: Tensor, loss: Loss) -> Tensor:
+    """Return the loss [B] of each output against its own image's label or stored logits (``rows`` int64 [B])."""
+    if targets.logits is None:
+        return cross_entropy(outputs, targets.labels.index_select(0, rows))
+    own = targets.logits.index_select(0, rows)
+    return kl_to_teacher(outputs, own, loss.temperature, scale=loss.scale_by_temperature_squared)
+
+
+def batch_losses(
+    outputs: Tensor,
+    targets: Targets,
+    rows: Tensor,
+    partner_rows: Tensor | None,
+    lam: float,
+    teacher_logits: Tensor | None,
+    loss: Loss,
+) -> Tensor:
+    """Return the unweighted losses [B] of a batch.
+
+    With ``teacher_logits`` [B, C], labels of the very images the student saw, that is their KL. Otherwise each image has its own
+    label, and a mixed batch takes lam times the loss against it plus 1 - lam times that against its partner's.
+    """
+    if teacher_logits is not None:
+        return kl_to_teacher(outputs, teacher_logits, loss.temperature, scale=loss.scale_by_temperature_squared)
+    losses = own_losses(outputs, targets, rows, loss)
+    if lam < 1 and partner_rows is not None:
+        return mix_losses(losses, own_losses(outputs, targets, partner_rows, loss), lam)
+    return losses

@@ -1,0 +1,55 @@
+"""Top-1 and top-5 accuracy of a model on a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..data.base import Split
+from .inputs import Normaliser, centre_crop
+from .protocol import Execution, Scoring
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies in percent (0 to 100). With fewer than five classes top-5 counts all of them."""
+
+    top1: float
+    top5: float
+
+
+def forward(model: nn.Module, images: Tensor, execution: Execution, last: bool) -> Tensor:
+    """Return float32 logits of normalised ``images``; ``last`` puts the batch in the channels-last format."""
+    if last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    if execution.precision == "bf16":
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return model(images).float()
+    return model(images)
+
+
+@torch.inference_mode()
+def score(
+    model: nn.Module,
+    split: Split,
+    *,
+    normaliser: Normaliser,
+    image_size: int,
+    scoring: Scoring,
+    execution: Execution | None = None,
+    last: bool = False,
+    device: str | torch.device = "cpu",
+) -> Scores:
+    """Return the accuracy of ``model`` (in eval mode for the time) on ``split``."""
+    was_training, execution = model.training, execution or Execution()
+    model.eval()
+    hits1 = hits5 = torch.zeros((), dtype=torch.int64, device=device)
+    for images, labels in split.batches(scoring.batch_size):
+        batch = normaliser(centre_crop(images, scoring.resize, image_size).to(device))
+        logits, target = forward(model, batch, execution, last), labels.to(device)[:, None]
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == target
+        hits1, hits5 = hits1 + ranked[:, 0].sum(), hits5 + ranked.sum()
+    model.train(was_training)
+    return Scores(100 * hits1.item() / len(split), 100 * hits5.item() / len(split))

@@ -1,0 +1,212 @@
+"""Teachers: trained once on the full train split, saved with what they can do, and asked for logits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..data.base import ImageData
+from ..errors import EvaluationError
+from ..store import hash_key, hash_tensors
+from .inputs import Normaliser, centre_crop
+from .protocol import Execution, Protocol, Scoring
+from .scoring import forward, score
+from .students.build import build_student, channels_last
+
+WEIGHTS, CARD = "model.safetensors", "teacher.json"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained classifier whose logits label images.
+
+    model: in eval mode, without gradients. name: its architecture. class_names: what its outputs stand for, in order.
+    normaliser, image_size: what it was trained with. protocol: how. val_accuracy, test_accuracy: top-1 in percent (None where
+    not measured).
+    """
+
+    model: nn.Module
+    name: str
+    class_names: tuple[str, ...]
+    image_size: int
+    normaliser: Normaliser
+    protocol: str
+    seed: int | None = None
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+        if channels_last(self.name):
+            self.model.to(memory_format=torch.channels_last)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex hash of the weights, the architecture, the class order and the normalisation."""
+        state = self.model.state_dict()
+        card = {key: value for key, value in self._card().items() if not key.endswith("accuracy")}
+        return hash_key([hash_tensors(*(state[key] for key in sorted(state))), card])[:20]
+
+    def to(self, device: str | torch.device) -> Teacher:
+        """Move the weights to ``device`` and return the teacher."""
+        self.model.to(device)
+        return self
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Raise EvaluationError unless the outputs stand for ``class_names`` in this order."""
+        if tuple(class_names) == self.class_names:
+            return
+        if sorted(class_names) == sorted(self.class_names):
+            index = next(i for i, (a, b) in enumerate(zip(class_names, self.class_names, strict=True)) if a != b)
+            what = f"has the same classes in another order (class {index} is {self.class_names[index]!r}, not {class_names[index]!r})"
+        else:
+            foreign = sorted(set(class_names) ^ set(self.class_names))
+            what = f"knows other classes (for example {foreign[0]!r} is in only one of the two)"
+        raise EvaluationError(f"the teacher {self.name!r} {what}; train a teacher on this dataset")
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
+        """Return float32 CPU logits [n, C] of ``images``, uint8 or float in [0, 1], [n, 3, H, H]; other sizes are resized."""
+        rows = []
+        for chunk in images.split(batch_size):
+            if chunk.shape[-1] != self.image_size:
+                chunk = nn.functional.interpolate(
+                    chunk.float() / (255 if chunk.dtype == torch.uint8 else 1),
+                    size=(self.image_size, self.image_size),
+                    mode="bilinear",
+                    antialias=True,
+                    align_corners=False,
+                )
+            rows.append(self.label(self.normaliser(chunk.to(self.device)), self.normaliser).cpu())
+        return torch.cat(rows) if rows else torch.empty(0, self.num_classes)
+
+    def label(self, images: Tensor, normaliser: Normaliser) -> Tensor:
+        """Return float32 logits of a batch on the teacher's device that is normalised by ``normaliser``."""
+        if normaliser != self.normaliser:
+            images = self.normaliser(normaliser.undo(images))
+        return forward(self.model, images, Execution(), channels_last(self.name))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write weights (safetensors) and card (JSON) into ``folder`` and return it."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in self.model.state_dict().items()}
+        save_file(state, folder / WEIGHTS)
+        (folder / CARD).write_text(json.dumps(self._card(), indent=1, ensure_ascii=False), encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Teacher:
+        """Read a saved teacher; EvaluationError where the folder holds none or its weights do not fit."""
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        try:
+            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            state = load_file(folder / WEIGHTS)
+            names = tuple(card.pop("class_names"))
+            card["normaliser"] = Normaliser(**{key: tuple(value) for key, value in card["normaliser"].items()})
+            model = build_student(card["name"], len(names), card["image_size"], seed=0)
+            model.load_state_dict(state)
+        except (OSError, ValueError, KeyError, RuntimeError) as problem:
+            raise EvaluationError(f"the folder {folder} holds no readable teacher ({problem}); train it again") from problem
+        return cls(model=model.to(device), class_names=names, **card)
+
+    def _card(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "class_names": list(self.class_names),
+            "image_size": self.image_size,
+            "normaliser": {"mean": self.normaliser.mean, "std": self.normaliser.std},
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "val_accuracy": self.val_accuracy,
+            "test_accuracy": self.test_accuracy,
+        }
+
+
+def train_teacher(
+    data: ImageData,
+    student: str,
+    protocol: Protocol,
+    seed: int,
+    *,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Teacher:
+    """Train ``student`` on the full train split of ``data`` with hard labels and return it as a teacher.
+
+    Raises EvaluationError where the protocol needs soft labels or the training diverges.
+    """
+    from .training import TrainingSet, train_student
+
+    if protocol.label_mode != "hard":
+        raise EvaluationError(f"a teacher learns from class labels, and protocol {protocol.name!r} does not; use 'teacher_short'")
+    result = train_student(
+        TrainingSet.from_split(data.train), student, protocol, data, seed=seed, device=device, split="val", progress=progress
+    )
+    size = protocol.image_size or data.image_size
+    normaliser = Normaliser.named(protocol.normalisation, data)
+    test = score(
+        result.model,
+        data.test,
+        normaliser=normaliser,
+        image_size=size,
+        scoring=protocol.scoring,
+        last=channels_last(student),
+        device=device,
+    )
+    return Teacher(
+        result.model, student, data.class_names, size, normaliser, protocol.name, seed, result.top1, test.top1
+    )
+
+
+def pretrained_teacher(
+    name: str, weights: str | Path, data: ImageData, *, normalisation: str = "imagenet", device: str | torch.device = "cpu"
+) -> Teacher:
+    """Return a teacher from a file of weights (a state dict, .pt or .safetensors) for a student's name.
+
+    Its outputs must stand for the classes of ``data`` in order; its accuracy on both splits is measured and kept, so
+    that a wrong order shows. Raises EvaluationError where the file does not fit the architecture.
+    """
+    path = Path(weights)
+    model = build_student(name, data.num_classes, data.image_size, seed=0)
+    try:
+        model.load_state_dict(_read_state(path))
+    except (OSError, RuntimeError, ValueError) as problem:
+        raise EvaluationError(f"the weights {path} do not fit {name!r} with {data.num_classes} classes ({problem})") from problem
+    normaliser = Normaliser.named(normalisation, data)
+    model.to(device)
+    top1 = {
+        part: score(
+            model, data.split(part), normaliser=normaliser, image_size=data.image_size, scoring=Scoring(), device=device
+        ).top1
+        for part in ("val", "test")
+    }
+    return Teacher(
+        model, name, data.class_names, data.image_size, normaliser, f"weights of {path.name}", None, top1["val"], top1["test"]
+    )
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)

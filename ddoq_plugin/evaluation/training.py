@@ -1,0 +1,323 @@
+"""Train one student on one set under one protocol, and score it.
+
+The set lives on the device as tensors; a step is gather, cut, mix, forward, backward, update, without a data loader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..data.base import ImageData, Split
+from ..errors import EvaluationError
+from ..progress import bar
+from ..seeding import derive_seed
+from .inputs import Inputs, Normaliser, PageBatches, source_size
+from .losses import Targets, batch_losses, mix_weights
+from .optimisers import make_optimizer, set_learning_rate
+from .plan import PAGE_STEPS, BatchPlan, Page
+from .protocol import Protocol, TrainingNumbers
+from .schedules import learning_rates
+from .scoring import forward, score
+from .soft_labels import SoftLabelBank
+from .students.build import build_student, channels_last
+from .teachers import Teacher
+
+if TYPE_CHECKING:
+    from ..distilled_set import DistilledSet
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a student is trained on.
+
+    images: uint8 [n, 3, H, H]. labels: int64 [n]. weights: float [n], non-negative (None: all 1). logits: float [n, C] or None,
+    plain soft labels, used by the label mode ``soft_fixed``. Raises EvaluationError where they do not fit each other.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor | None = None  # never None once constructed
+    logits: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            object.__setattr__(self, "weights", torch.ones(len(self.labels)))
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[-1] != self.images.shape[-2]:
+            raise EvaluationError(
+                f"training images must be uint8 [n, 3, H, H], not {self.images.dtype} {list(self.images.shape)}; convert them first"
+            )
+        lengths = [len(part) for part in (self.images, self.labels, self.weights, self.logits) if part is not None]
+        if len(set(lengths)) != 1 or not lengths[0]:
+            raise EvaluationError(f"images, labels, weights and logits must be equally many and not none, not {lengths}")
+        if not torch.isfinite(self.weights).all() or (self.weights < 0).any():
+            raise EvaluationError("weights must be finite and not negative; look at how the set was weighted")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def from_split(cls, split: Split) -> TrainingSet:
+        """Return all images of ``split`` with equal weights."""
+        return cls(split.images(), split.labels)
+
+    @classmethod
+    def from_distilled(cls, distilled: DistilledSet) -> TrainingSet:
+        """Return a distilled set's images, labels, weights and logits."""
+        return cls(distilled.images, distilled.labels, distilled.weights, distilled.logits)
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """A trained student.
+
+    top1, top5: accuracy in percent (0 to 100) on the chosen split. seconds: building, training and scoring. steps: gradient
+    steps. train_images_per_second: of the training alone. peak_memory_bytes: the device's peak in this training on
+    CUDA, otherwise the process's largest resident size so far. model: the student, in eval mode.
+    """
+
+    top1: float
+    top5: float
+    seconds: float
+    steps: int
+    train_images_per_second: float
+    peak_memory_bytes: int
+    model: nn.Module
+
+
+def train_student(
+    train: TrainingSet,
+    student: str,
+    protocol: Protocol,
+    data: ImageData,
+    *,
+    seed: int,
+    teacher: Teacher | None = None,
+    bank: SoftLabelBank | None = None,
+    device: str | torch.device = "cpu",
+    split: str = "test",
+    progress: bool = False,
+) -> StudentResult:
+    """Train ``student`` on ``train`` and score it on ``split`` of ``data``.
+
+    The same seed gives the same bits on the same machine with the same number of threads. ``teacher`` is needed by the
+    label mode ``soft_online``, ``bank`` by ``soft_stored`` (the bank's plan replaces the seed's).
+
+    Raises:
+        EvaluationError: teacher, bank or logits that the protocol needs are missing or do not fit; labels outside
+            the dataset's classes; the loss is not finite.
+        UnknownNameError: no such student.
+    """
+    started, device = time.perf_counter(), torch.device(device)
+    numbers = protocol.numbers(student, len(train), data.num_classes)
+    image_size = protocol.image_size or data.image_size
+    _check(train, protocol, data, teacher, bank, image_size, numbers)
+    normaliser = Normaliser.named(protocol.normalisation, data)
+    last = _channels_last(protocol, student)
+    model = build_student(student, data.num_classes, image_size, seed=derive_seed("student", seed)).to(device)
+    if last:
+        model.to(memory_format=torch.channels_last)
+    source = bank or BatchPlan(
+        num_images=len(train),
+        batch_size=numbers.batch_size,
+        source_size=source_size(train.images.shape[-1], protocol.augmentation, image_size, protocol.scoring.resize),
+        image_size=image_size,
+        augmentation=protocol.augmentation,
+        mixing=protocol.mixing,
+        seed=derive_seed("batches", seed),
+    )
+    inputs = Inputs(
+        train.images, normaliser, protocol.augmentation, protocol.mixing, image_size, protocol.scoring.resize, device
+    )
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with _numerics(device, derive_seed("dropout", seed)):
+        run = _Run(model, inputs, source, protocol, numbers, teacher, _targets(train, protocol, device), last, student)
+        training_seconds = run.train(progress)
+        scores = score(
+            model,
+            data.split(split),
+            normaliser=normaliser,
+            image_size=image_size,
+            scoring=protocol.scoring,
+            execution=protocol.execution,
+            last=last,
+            device=device,
+        )
+    return StudentResult(
+        top1=scores.top1,
+        top5=scores.top5,
+        seconds=time.perf_counter() - started,
+        steps=numbers.steps,
+        train_images_per_second=numbers.steps * numbers.batch_size / training_seconds,
+        peak_memory_bytes=peak_memory(device),
+        model=model.eval(),
+    )
+
+
+class _Run:
+    """One training: what stays the same from step to step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        source: SoftLabelBank | BatchPlan,
+        protocol: Protocol,
+        numbers: TrainingNumbers,
+        teacher: Teacher | None,
+        targets: Targets,
+        last: bool,
+        name: str,
+    ) -> None:
+        self.model, self.inputs, self.source, self.protocol, self.numbers = model, inputs, source, protocol, numbers
+        self.teacher = teacher if protocol.label_mode == "soft_online" else None
+        self.targets, self.last, self.name = targets, last, name
+        self.optimizer = make_optimizer(model, protocol.optimizer, numbers)
+        self.called = torch.compile(model) if protocol.execution.compile else model
+
+    def train(self, progress: bool) -> float:
+        """Take every step and return the seconds it took."""
+        started = time.perf_counter()
+        rates = learning_rates(self.protocol.schedule, self.numbers)
+        self.model.train()
+        with bar(self.numbers.steps, f"training {self.name}", show=progress) as shown:
+            for number in range(math.ceil(self.numbers.steps / PAGE_STEPS)):
+                first = number * PAGE_STEPS
+                page_rates = rates[first : first + PAGE_STEPS]
+                self._check_loss(self._take_page(number, page_rates), first, len(page_rates))
+                shown.update(len(page_rates))
+        return time.perf_counter() - started
+
+    def _take_page(self, number: int, rates: list[float]) -> Tensor:
+        """Take the steps of one page and return the sum of their losses, still on the device."""
+        page = self.source.page(number)
+        batches = self.inputs.batches(page)
+        weights = self._page_weights(page, batches)
+        stored = self.source.logits(number).to(self.inputs.device) if isinstance(self.source, SoftLabelBank) else None
+        total = torch.zeros((), device=self.inputs.device)
+        for step, rate in enumerate(rates):
+            set_learning_rate(self.optimizer, rate)
+            total += self._take_step(batches, step, weights[step], None if stored is None else stored[step])
+        return total
+
+    def _page_weights(self, page: Page, batches: PageBatches) -> Tensor:
+        """Return float32 [T, B]: the weights of a page's images, mixed like them."""
+        own = self.targets.weights[batches.indices]
+        if page.mixes is None:
+            return own
+        return mix_weights(own, own.gather(1, batches.partners), page.mixes.lam.to(own.device)[:, None])
+
+    def _take_step(self, batches: PageBatches, step: int, weights: Tensor, stored: Tensor | None) -> Tensor:
+        images, rows, lam = batches.images(step), batches.indices[step], batches.lam_at(step)
+        partner_rows = rows[batches.partners[step]] if lam < 1 else None
+        labels = stored
+        if self.teacher is not None:
+            with torch.no_grad():
+                labels = self.teacher.label(images, self.inputs.normaliser)
+        total = torch.zeros((), device=images.device)
+        for part in _parts(len(images), self.protocol.accumulation):
+            outputs = forward(self.called, images[part], self.protocol.execution, self.last)
+            losses = batch_losses(
+                outputs,
+                self.targets,
+                rows[part],
+                None if partner_rows is None else partner_rows[part],
+                lam,
+                None if labels is None else labels[part],
+                self.protocol.loss,
+            )
+            loss = (losses * weights[part]).sum() / len(images)
+            loss.backward()
+            total += loss.detach()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _check_loss(self, total: Tensor, first: int, count: int) -> None:
+        if not torch.isfinite(total):
+            rate = self.numbers.lr
+            raise EvaluationError(
+                f"student {self.name!r} diverged: its loss is not finite within steps {first} to {first + count - 1}; "
+                f"lower its learning rate ({rate:g}) in protocol {self.protocol.name!r}"
+            )
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak in bytes: allocated on the CUDA device, otherwise resident in this process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _parts(batch_size: int, accumulation: int) -> list[slice]:
+    size = math.ceil(batch_size / accumulation)
+    return [slice(start, start + size) for start in range(0, batch_size, size)]
+
+
+def _channels_last(protocol: Protocol, student: str) -> bool:
+    chosen = protocol.execution.memory_format
+    return channels_last(student) if chosen == "auto" else chosen == "channels_last"
+
+
+def _targets(train: TrainingSet, protocol: Protocol, device: torch.device) -> Targets:
+    logits = train.logits if protocol.label_mode == "soft_fixed" else None
+    return Targets(train.labels, train.weights.float(), logits).to(device)
+
+
+def _check(
+    train: TrainingSet,
+    protocol: Protocol,
+    data: ImageData,
+    teacher: Teacher | None,
+    bank: SoftLabelBank | None,
+    image_size: int,
+    numbers: TrainingNumbers,
+) -> None:
+    """Raise EvaluationError for everything that can be known before training."""
+    mode, name = protocol.label_mode, protocol.name
+    if train.labels.min() < 0 or train.labels.max() >= data.num_classes:
+        raise EvaluationError(f"the set has labels outside the {data.num_classes} classes of {data.name!r}; check its class order")
+    if (mode == "soft_stored") != (bank is not None):
+        raise EvaluationError(
+            f"protocol {name!r} (label_mode {mode}) "
+            + ("needs a soft-label bank; make one with make_bank" if bank is None else "takes no soft-label bank; leave it out")
+        )
+    if mode == "soft_online":
+        if teacher is None:
+            raise EvaluationError(f"protocol {name!r} needs a teacher; train one with train_teacher")
+        if teacher.image_size != image_size:
+            raise EvaluationError(f"the teacher was trained at {teacher.image_size} px and the protocol has {image_size} px; train another")
+        teacher.check_classes(data.class_names)
+    if mode == "soft_fixed" and (train.logits is None or train.logits.shape[1] != data.num_classes):
+        raise EvaluationError(f"protocol {name!r} needs logits [n, {data.num_classes}] in the set; choose another label mode")
+    if bank is not None:
+        if bank.card["class_names"] != list(data.class_names):
+            raise EvaluationError("the soft-label bank's teacher has other classes or another order; make a bank for this dataset")
+        bank.check(protocol, train.images, image_size, numbers.steps, numbers.batch_size)
+
+
+@contextlib.contextmanager
+def _numerics(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed dropout and the like, and flush denormals (they slow a CPU down tenfold); leave both as they were."""
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    flushed = bool((torch.tensor(1e-39) * 1.0) == 0)
+    with torch.random.fork_rng(devices=cuda):
+        torch.random.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed(seed)
+        torch.set_flush_denormal(True)
+        try:
+            yield
+        finally:
+            torch.set_flush_denormal(flushed)

@@ -1,0 +1,50 @@
+"""load_prior: a prior by its registry name."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import torch
+
+from ..errors import PriorError, nearest
+from ..registry import PRIORS
+from .base import Prior
+
+
+def load_prior(
+    name: str,
+    *,
+    path: str | Path | None = None,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    batch_size: int = 64,
+    **options: object,
+) -> Prior:
+    """Return the prior registered as ``name``.
+
+    Args:
+        path: folder or hub id of its pipeline, for the priors that have one.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
+        dtype: "float32", "float16" or "bfloat16"; None is float32 on the CPU and float16 on CUDA (as D4M's code).
+        batch_size: images a forward pass.
+        options: further arguments of the prior's loader (``load_dit``, ``load_stable_diffusion``, ``load_pixel``).
+
+    Raises UnknownNameError for an unknown name and PriorError for everything that is wrong with the rest.
+    """
+    loader, flags = PRIORS.load(name), PRIORS.entry(name).flags
+    if flags.get("needs_path") and path is None:
+        raise PriorError(f"the prior {name!r} needs path=: the folder or hub id of its pipeline")
+    parameters = inspect.signature(loader).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    own = [key for key in parameters if key not in ("path", "device", "dtype", "batch_size")]
+    for key in options:
+        if key not in own and not takes_any:
+            raise PriorError(
+                f"the prior {name!r} has no option {key!r}{nearest(key, own)} (its options: {', '.join(own) or 'none'})"
+            )
+    for key in own:
+        parameter = parameters[key]
+        if parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY and key not in options:
+            raise PriorError(f"the prior {name!r} needs the option {key!r}")
+    return loader(path=path, device=device, dtype=dtype, batch_size=batch_size, **options)

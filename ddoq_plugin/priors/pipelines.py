@@ -1,0 +1,142 @@
+"""Pipeline folders: where a prior lies on disk, whether it is whole, and its fingerprint."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+from ..errors import PriorError, nearest
+from .binding import SIDECAR
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+WEIGHTS = ("*.safetensors", "*.bin")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def locate(path: str | Path, pipeline: type[DiffusionPipeline], skip: Sequence[str] = ()) -> Path:
+    """Return the folder of a pipeline: ``path`` itself, or what the hub (or its cache) has under the id ``path``.
+
+    ``skip`` names components that are not fetched. Raises PriorError where there is neither.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise PriorError(f"the prior {path} is a file: give the folder of a {pipeline.__name__}")
+    if not HUB_ID.fullmatch(str(path)):
+        raise PriorError(f"the folder {path} does not exist: give the folder or hub id of a {pipeline.__name__}")
+    try:
+        return Path(pipeline.download(str(path), **{name: None for name in skip}))
+    except Exception as problem:  # the hub's client raises many kinds: the model is not to be had
+        raise PriorError(
+            f"{path} is neither a folder nor a model that the Hugging Face hub gives from here "
+            f"({_first_line(problem)}): check the name, or download it elsewhere and give its folder"
+        ) from problem
+
+
+def check_folder(folder: Path, pipelines: Sequence[str], components: Mapping[str, bool]) -> dict:
+    """Return the content of ``model_index.json`` after checking that the pipeline is of the right class and whole.
+
+    ``components`` are the parts that will be loaded; True for those with weights.
+    """
+    index_file = folder / "model_index.json"
+    if not index_file.is_file():
+        raise PriorError(f"the folder {folder} has no model_index.json: give the folder that save_pretrained wrote")
+    try:
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+        found = index["_class_name"]
+    except (json.JSONDecodeError, KeyError, TypeError) as problem:
+        raise PriorError(f"{index_file} is damaged ({problem!r}): write the pipeline again") from None
+    if found not in pipelines:
+        raise PriorError(f"the folder {folder} holds a {found}: this prior reads a {' or '.join(pipelines)}")
+    for component, has_weights in components.items():
+        part = folder / component
+        if not part.is_dir() or not any(part.glob("*.json")):
+            raise PriorError(f"the pipeline {folder} has no configuration in {component}/: write or download it again")
+        if has_weights and not weight_files(part):
+            raise PriorError(
+                f"the pipeline {folder} has no weights in {component}/ (*.safetensors, or *.bin): download it whole"
+            )
+    return index
+
+
+def weight_files(part: Path) -> list[Path]:
+    """Return the weight files of a component: safetensors where there are any, else the older .bin format.
+
+    (diffusers reads .bin files as tensors only; facebook/DiT-XL-2-256 is published in this form.)
+    """
+    for pattern in WEIGHTS:
+        if found := sorted(part.glob(pattern)):
+            return found
+    return []
+
+
+def fingerprint(folder: Path, components: Mapping[str, bool], options: Mapping[str, object]) -> str:
+    """Return the sha256 (hex) of every file that is loaded, by relative path, and of ``options``."""
+    files = [file for name in ("model_index.json", SIDECAR) if (file := folder / name).is_file()]
+    for component, has_weights in components.items():
+        part = folder / component
+        files += sorted((*part.glob("*.json"), *part.glob("*.txt")))
+        files += weight_files(part) if has_weights else []
+    digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True, default=str).encode())
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(f"\0{file.relative_to(folder).as_posix()}\0".encode())
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def load_pipeline(
+    pipeline: type[DiffusionPipeline], folder: Path, dtype: torch.dtype, device: torch.device, **replaced: object
+) -> DiffusionPipeline:
+    """Load a pipeline from its folder, frozen and in evaluation mode; PriorError where diffusers cannot read it."""
+    try:
+        with _quiet():
+            # the default of low_cpu_mem_usage needs accelerate, and says so at each load
+            loaded = pipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False, **replaced)
+    except Exception as problem:  # damaged weights, foreign configs: diffusers, safetensors and torch raise many kinds
+        reason = _first_line(problem)
+        raise PriorError(f"the pipeline {folder} cannot be loaded ({reason}): write or download it again") from problem
+    for component in loaded.components.values():
+        if isinstance(component, torch.nn.Module):
+            component.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return loaded
+
+
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return the dtype of the weights; None is float32 on the CPU and float16 on CUDA."""
+    if dtype is None:
+        return torch.float16 if device.type == "cuda" else torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise PriorError(f"unknown dtype {name!r}{nearest(name, _DTYPES)} (known: {', '.join(_DTYPES)})")
+    return _DTYPES[name]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Switch the loading bars of diffusers and transformers off for a while."""
+    import transformers
+
+    libraries = [diffusers.utils.logging, transformers.utils.logging]
+    shown = [library for library in libraries if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def _first_line(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0][:200]}" if lines else type(problem).__name__

@@ -1,0 +1,138 @@
+"""``quantize`` and ``quantize_many``: the quantiser's front door."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..errors import QuantizationError
+from .checks import as_matrix, as_weights, check_clusters
+from .codebook import Codebook
+from .cost import gram_pays
+from .gram import default_restarts, gram_codebooks
+
+METHODS = ("auto", "gram", "lloyd", "minibatch")
+MASSES = ("voronoi", "balanced")
+
+
+def quantize(
+    latents: Tensor,
+    clusters: int,
+    *,
+    seed: int = 0,
+    weights: Tensor | None = None,
+    method: str = "auto",
+    masses: str = "voronoi",
+    restarts: int | None = None,
+    exchange: bool = True,
+    max_iterations: int = 300,
+    batch_size: int | None = None,
+    name: str | None = None,
+) -> Codebook:
+    """Quantise one class to K weighted centroids: minimise W2 between its samples and the codebook.
+
+    Args:
+        latents: [N, ...], any real type, any layout; flattened to [N, d].
+        clusters: number of centroids K, 1 <= K <= N (samples of weight zero do not count).
+        seed: same seed, same machine, same result.
+        weights: of the samples, non-negative [N], any scale; None: all equal.
+        method: "gram" (greedy k-means++, Lloyd and Hartigan's exchange on the Gram matrix, see ``gram_kernels``),
+            "lloyd" (blocked matrix products, linear in N), "minibatch" (one shuffled pass with the step 1/count) or
+            "auto": gram or lloyd by the cost model of ``cost.gram_pays``.
+        masses: "voronoi": a centroid's mass is the share of the samples nearest to it. "balanced": all masses are 1/K
+            and samples go to centroids by exact transport (only with "auto" or "gram").
+        restarts: runs from different seeds of which the best is kept (only "gram"); None: 200 / K between 1 and 8.
+        exchange: whether Lloyd is followed by Hartigan's exchange (only "gram").
+        max_iterations: limit of Lloyd's steps, of exchange sweeps and of balanced alternations.
+        batch_size: samples of a mini-batch (only "minibatch"); None: max(512, 5 K).
+        name: of the class, for messages.
+
+    Returns:
+        The codebook, on the device of the latents.
+
+    Raises:
+        QuantizationError: K out of range, NaN or infinity (the class and the sample named), bad weights, options that do
+            not go together.
+    """
+    options = {
+        "weights": weights,
+        "method": method,
+        "masses": masses,
+        "restarts": restarts,
+        "exchange": exchange,
+        "max_iterations": max_iterations,
+        "batch_size": batch_size,
+        "name": name,
+    }
+    return quantize_many(latents, [clusters], [seed], **options)[clusters, seed]
+
+
+def quantize_many(
+    latents: Tensor,
+    clusters: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    weights: Tensor | None = None,
+    method: str = "auto",
+    masses: str = "voronoi",
+    restarts: int | None = None,
+    exchange: bool = True,
+    max_iterations: int = 300,
+    batch_size: int | None = None,
+    name: str | None = None,
+) -> dict[tuple[int, int], Codebook]:
+    """Quantise one class for every K of ``clusters`` and every seed; one Gram matrix serves them all.
+
+    Returns:
+        ``{(K, seed): codebook}``, each the same as ``quantize(latents, K, seed=seed, ...)`` gives with that method.
+
+    Raises:
+        QuantizationError: as ``quantize``.
+    """
+    _check_options(method, masses, restarts, max_iterations, batch_size, weights)
+    points = as_matrix(latents, name)
+    shares = as_weights(weights, points, name)
+    check_clusters(clusters, points, shares, name)
+    keys = [(int(count), int(seed)) for count in dict.fromkeys(clusters) for seed in dict.fromkeys(seeds)]
+    if method == "auto":
+        counts = [count for count, _ in keys]
+        runs = [restarts or default_restarts(count) for count in counts]
+        method = "gram" if masses == "balanced" or gram_pays(*points.shape, counts, runs) else "lloyd"
+    if method == "gram":
+        return gram_codebooks(
+            points,
+            shares,
+            keys,
+            restarts=restarts,
+            exchange=exchange,
+            limit=max_iterations,
+            balanced=masses == "balanced",
+            name=name,
+        )
+    if method == "lloyd":
+        from .lloyd import lloyd_codebook
+
+        return {(count, seed): lloyd_codebook(points, shares, count, seed, max_iterations, name) for count, seed in keys}
+    from .streaming import streamed_codebook
+
+    return {(count, seed): streamed_codebook(points, count, seed, batch_size, False, name) for count, seed in keys}
+
+
+def _check_options(
+    method: str, masses: str, restarts: int | None, max_iterations: int, batch_size: int | None, weights: Tensor | None
+) -> None:
+    if method not in METHODS:
+        raise QuantizationError(f"Unknown quantisation method {method!r}: use one of {', '.join(METHODS)}.")
+    if masses not in MASSES:
+        raise QuantizationError(f"Unknown masses {masses!r}: use one of {', '.join(MASSES)}.")
+    if masses == "balanced" and method not in ("auto", "gram"):
+        raise QuantizationError(f"Balanced masses are made in the Gram domain: use method 'gram', not {method!r}.")
+    if restarts is not None and restarts < 1:
+        raise QuantizationError(f"restarts must be 1 or more, not {restarts}.")
+    if max_iterations < 1:
+        raise QuantizationError(f"max_iterations must be 1 or more, not {max_iterations}.")
+    if batch_size is not None and method != "minibatch":
+        raise QuantizationError(f"batch_size belongs to the method 'minibatch', not to {method!r}.")
+    if weights is not None and method == "minibatch":
+        raise QuantizationError("The method 'minibatch' takes no sample weights: use 'gram' or 'lloyd'.")

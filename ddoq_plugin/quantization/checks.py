@@ -1,0 +1,71 @@
+"""Checks of what a user gives to the quantiser, each with one sentence that says what to mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import QuantizationError
+
+
+def called(name: str | None) -> str:
+    """Return the class's name as it stands in a message, or "the data" where none was given."""
+    return "the data" if name is None else f"class {name!r}"
+
+
+def as_matrix(latents: Tensor, name: str | None) -> Tensor:
+    """Return ``latents`` [N, ...] as a detached floating-point matrix [N, d] without copying where that is possible.
+
+    Raises:
+        QuantizationError: no samples, no dimensions, or not real numbers.
+    """
+    points = torch.as_tensor(latents).detach()
+    if points.ndim == 0 or points.numel() == 0:
+        raise QuantizationError(f"There are no latents of {called(name)} to quantise: give a tensor [N, ...].")
+    if points.is_complex():
+        raise QuantizationError(f"The latents of {called(name)} are complex: give real numbers.")
+    points = points.reshape(len(points), -1)
+    return points if points.is_floating_point() else points.to(torch.float32)
+
+
+def as_weights(weights: Tensor | None, points: Tensor, name: str | None) -> Tensor | None:
+    """Return sample weights as float64 [N] of mean 1 on the device of ``points``; None stays None (all equal).
+
+    Raises:
+        QuantizationError: wrong length, negative, not finite, or all zero.
+    """
+    if weights is None:
+        return None
+    values = torch.as_tensor(weights).detach().to(device=points.device, dtype=torch.float64).reshape(-1)
+    if len(values) != len(points):
+        raise QuantizationError(f"{len(values)} weights were given for the {len(points)} samples of {called(name)}.")
+    if not bool(torch.isfinite(values).all()) or float(values.min()) < 0 or float(values.max()) <= 0:
+        raise QuantizationError(f"The weights of {called(name)} must be finite, none negative and not all zero.")
+    values = values / values.max()  # so that the sum cannot overflow
+    return values / values.mean()
+
+
+def check_clusters(clusters: Sequence[int], points: Tensor, weights: Tensor | None, name: str | None) -> None:
+    """Raise a ``QuantizationError`` unless every K is between 1 and the number of samples of positive weight."""
+    usable = len(points) if weights is None else int((weights > 0).sum())
+    for count in clusters:
+        if count < 1:
+            raise QuantizationError(f"The number of clusters must be 1 or more, not {count}.")
+        if count > usable:
+            raise QuantizationError(
+                f"{count} clusters were asked for, but {called(name)} has only {usable} samples of positive weight: "
+                "lower the number of clusters."
+            )
+
+
+def check_finite(points: Tensor, name: str | None, block: int = 4096) -> None:
+    """Raise a ``QuantizationError`` that names the first sample with a NaN or an infinity."""
+    for start in range(0, len(points), block):
+        finite = torch.isfinite(points[start : start + block]).all(dim=1)
+        if not bool(finite.all()):
+            index = start + int((~finite).nonzero()[0])
+            raise QuantizationError(
+                f"Sample {index} of {called(name)} holds NaN or infinity: find where its latent was made."
+            )

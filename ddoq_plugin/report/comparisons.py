@@ -1,0 +1,124 @@
+"""Which lines of a table are compared with which, and what the paired tests say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from .frame import RowKey, distilled_rows, row_key, sort_keys, students_of, values_by_seed
+from .statistics import PairedTest, holm, paired_t_test
+
+REFERENCES = {"d4m": "†", "random": "‡"}
+"""The methods that every other one is tested against, and the sign of each in a table."""
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A line against a reference line, for one student, over the seeds that both have.
+
+    ``p_holm`` is adjusted over all comparisons made together; NaN where there is no test.
+    """
+
+    line: RowKey
+    reference: RowKey
+    method: str
+    student: str
+    test: PairedTest
+    p_holm: float = math.nan
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference is significant at 5 % after the correction."""
+        return self.p_holm < ALPHA  # False for NaN
+
+    @property
+    def mark(self) -> str:
+        """The sign for a table: the reference's where it differs, with = where the differences do not vary, or nothing."""
+        sign = REFERENCES[self.method]
+        return sign if self.significant else f"={sign}" if self.test.no_variance else ""
+
+
+def compare_with_references(frame: pd.DataFrame, metric: str = "top1") -> list[Comparison]:
+    """Test every line against D4M and against random selection: paired over seeds, same student, same IPC.
+
+    D4M's line with the same number of clusters is the reference, or else its line with as many clusters as images
+    per class. Lines that are the same sets are not compared. Holm's correction runs over all tests together.
+    """
+    values = values_by_seed(distilled_rows(frame), metric)
+    same = identical_lines(frame)
+    made = []
+    for line in sort_keys([key for key, _ in values]):
+        for method in REFERENCES:
+            reference = reference_line(frame, method, line)
+            if reference is None or reference == line or same.get(line, line) == same.get(reference, reference):
+                continue
+            for student in students_of(frame):
+                pair = values.get((line, student), {}), values.get((reference, student), {})
+                made.append((line, reference, method, student, paired_test(*pair)))
+    adjusted = holm([test.p for *_, test in made])
+    return [Comparison(*parts, p_holm=p) for parts, p in zip(made, adjusted, strict=True)]
+
+
+def paired_test(a: dict[int, float], b: dict[int, float]) -> PairedTest:
+    """Test values by seed against each other over the seeds that both have."""
+    seeds = sorted(a.keys() & b.keys())
+    return paired_t_test([a[seed] for seed in seeds], [b[seed] for seed in seeds])
+
+
+def reference_line(frame: pd.DataFrame, method: str, line: RowKey) -> RowKey | None:
+    """Return the line of ``method`` that ``line`` is compared with, or None.
+
+    Where a sweep varies the settings of the method, its line with the shortest label is taken: the plain one.
+    """
+    candidates = [
+        key
+        for key in {row_key(row) for row in frame[frame["method"] == method].to_dict("records")}
+        if key.ipc == line.ipc and key.clusters in (None, line.clusters, line.ipc)
+    ]
+    return min(candidates, key=lambda key: (key.clusters != line.clusters, len(key.label), key.label), default=None)
+
+
+def identical_lines(frame: pd.DataFrame) -> dict[RowKey, RowKey]:
+    """Return {line: the first line that has the very same sets for every seed} for lines that are not the first."""
+    hashes: dict[RowKey, set[tuple[int, str]]] = {}
+    for row in distilled_rows(frame).to_dict("records"):
+        if not pd.isna(row["set_hash"]):
+            hashes.setdefault(row_key(row), set()).add((int(row["seed"]), str(row["set_hash"])))
+    first: dict[tuple, RowKey] = {}
+    found = {}
+    for line in sort_keys(list(hashes)):
+        earlier = first.setdefault((line.ipc, frozenset(hashes[line])), line)
+        if earlier != line:
+            found[line] = earlier
+    return found
+
+
+def weighting_pairs(frame: pd.DataFrame) -> list[tuple[RowKey, RowKey]]:
+    """Return (weighted line, uniform line) wherever both are the same images for every seed and only weights differ."""
+    lines: dict[RowKey, tuple[str, set[tuple[int, str]], bool]] = {}
+    for row in distilled_rows(frame).to_dict("records"):
+        if not pd.isna(row["image_hash"]):
+            _, images, _ = lines.setdefault(row_key(row), (row["method"], set(), row["weighting"] == "uniform"))
+            images.add((int(row["seed"]), str(row["image_hash"])))
+    same = identical_lines(frame)
+    pairs = []
+    for line in sort_keys(list(lines)):
+        method, images, uniform = lines[line]
+        for other in sort_keys(list(lines)) if not uniform else []:
+            other_method, other_images, other_uniform = lines[other]
+            alike = (line.ipc, line.clusters, method) == (other.ipc, other.clusters, other_method)
+            if alike and other_uniform and images == other_images and same.get(line, line) != same.get(other, other):
+                pairs.append((line, other))
+    return pairs
+
+
+def mean_over_students(values: dict[tuple[RowKey, str], dict[int, float]], line: RowKey, students: Sequence[str]) -> dict:
+    """Return {seed: mean over students} for the seeds that every student has."""
+    of_line = [values.get((line, student), {}) for student in students]
+    seeds = set.intersection(*map(set, of_line)) if of_line else set()
+    return {seed: sum(by_seed[seed] for by_seed in of_line) / len(of_line) for seed in sorted(seeds)}

@@ -1,0 +1,164 @@
+"""The grid of a config: which sets are distilled, and which rows (trained students) the run consists of.
+
+Every set and row has a key made of all that its content depends on. The key's hash names it on disk: a row that is
+there is finished, whatever happened to the process that wrote it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..config import MethodConfig, SweepConfig
+from ..distiller import Distiller
+from ..errors import ConfigError
+from ..registry import DISTILLERS, source_hash
+from ..store import hash_key
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """One distilled set to be made. ``clusters`` is None for a method without clusters."""
+
+    method: str
+    settings: dict[str, Any]
+    label: str
+    ipc: int
+    clusters: int | None
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """A name for folders and messages."""
+        clusters = "" if self.clusters is None else f"_k{self.clusters}"
+        return f"{self.label.replace(' ', '_')}_ipc{self.ipc}{clusters}_seed{self.seed}"
+
+    def distiller(self) -> Distiller:
+        return make_distiller(self.method, self.settings)
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One row of the result: a student trained on a set, or (``set`` None) on all data for ``kind`` of run."""
+
+    kind: str  # "distilled", "full_data" or "full_data_2x"
+    student: str
+    seed: int
+    set: SetSpec | None = None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All sets and rows of a config, in a fixed order."""
+
+    sets: list[SetSpec] = field(default_factory=list)
+    rows: list[RowSpec] = field(default_factory=list)
+
+
+def make_distiller(name: str, settings: dict[str, Any]) -> Distiller:
+    """Return the registered method ``name`` with its settings; ConfigError or UnknownNameError where they are wrong."""
+    found = DISTILLERS.load(name)
+    if not (isinstance(found, type) and issubclass(found, Distiller)):
+        raise ConfigError(f"the distiller {name!r} is {found!r}; register a subclass of ddoq_plugin.Distiller")
+    method = found(**settings)
+    method.name = name  # type: ignore[misc]  # an instance attribute over the class's default
+    return method
+
+
+def make_grid(config: SweepConfig) -> Grid:
+    """Expand a config. Raises ConfigError for a method or setting that does not exist."""
+    sets: list[SetSpec] = []
+    for method_config in config.methods:
+        for settings, label in method_variants(method_config):
+            sets += _sets_of(config, method_config, settings, label)
+    _check_labels(sets)
+    rows = [RowSpec("distilled", student, s.seed, s) for s in sets for student in config.students]
+    if config.full_data:
+        pairs = list(itertools.product(config.students, config.seeds))
+        rows += [RowSpec("full_data", student, seed) for student, seed in pairs]
+        # convergence is a property of the protocol: one seed shows it
+        rows += [RowSpec("full_data_2x", student, config.seeds[0]) for student in config.students]
+    return Grid(sets, rows)
+
+
+def method_variants(config: MethodConfig) -> list[tuple[dict[str, Any], str]]:
+    """Return (settings, label) for each combination of the settings that are given as lists."""
+    given = config.options()
+    varied = {name: value for name, value in given.items() if _is_varied(config.name, given, name)}
+    fixed = {name: value for name, value in given.items() if name not in varied}
+    variants = []
+    for values in itertools.product(*varied.values()):
+        settings = fixed | dict(zip(varied, values, strict=True))
+        method = make_distiller(config.name, settings)
+        extra = [f"{name}={settings[name]}" for name in varied if str(settings[name]) not in method.label()]
+        variants.append((settings, " ".join([method.label(), *extra])))
+    return variants
+
+
+def set_key(spec: SetSpec, context_key: dict[str, Any]) -> dict[str, Any]:
+    """Return the key of a distilled set; ``context_key`` holds the data's and the prior's keys."""
+    method = spec.distiller()
+    return {
+        **context_key,
+        "method": spec.method,
+        "settings": method.config.model_dump(mode="json"),
+        "label": spec.label,
+        "ipc": spec.ipc,
+        "clusters": spec.clusters,
+        "seed": spec.seed,
+        "code": [source_hash(type(method).__module__), source_hash("ddoq_plugin.distiller"), *_method_code(method)],
+    }
+
+
+def row_key(spec: RowSpec, context_key: dict[str, Any], training_key: dict[str, Any]) -> str:
+    """Return the name of a row's file; ``training_key`` holds the protocol, the teacher and the device."""
+    made_from = {"data": context_key["data"]} if spec.set is None else set_key(spec.set, context_key)
+    key = {"kind": spec.kind, "set": made_from, "student": spec.student, "seed": spec.seed, **training_key}
+    return hash_key(key)[:20]
+
+
+def _method_code(method: Distiller) -> list[str]:
+    bases = [cls.__module__ for cls in type(method).__mro__[1:] if issubclass(cls, Distiller) and cls is not Distiller]
+    return [source_hash(module) for module in [*bases, "ddoq_plugin.allocation", "ddoq_plugin.quantization"]]
+
+
+def _sets_of(config: SweepConfig, method: MethodConfig, settings: dict[str, Any], label: str) -> list[SetSpec]:
+    uses_clusters = make_distiller(method.name, settings).uses_clusters
+    made = []
+    for ipc in config.ipc:
+        asked = method.clusters or config.clusters
+        wanted = [ipc if k == "ipc" else k for k in asked] if uses_clusters else [None]
+        for clusters in dict.fromkeys(wanted):
+            for seed in config.seeds:
+                made.append(SetSpec(method.name, settings, label, ipc, clusters, seed))
+    return made
+
+
+def _is_varied(name: str, given: dict[str, Any], key: str) -> bool:
+    """A list is varied unless the setting itself takes a list."""
+    if not isinstance(given[key], list):
+        return False
+    if not given[key]:
+        raise ConfigError(f"the setting {key!r} of method {name!r} is an empty list; give at least one value")
+    model = DISTILLERS.load(name).Config
+    if key not in model.model_fields:
+        make_distiller(name, {key: given[key][0]})  # raises, naming the setting and the nearest
+    try:
+        TypeAdapter(model.model_fields[key].annotation).validate_python(given[key])
+    except ValidationError:
+        return True
+    return False
+
+
+def _check_labels(sets: list[SetSpec]) -> None:
+    by_label: dict[tuple, SetSpec] = {}
+    for spec in sets:
+        other = by_label.setdefault((spec.label, spec.ipc, spec.clusters, spec.seed), spec)
+        if other is not spec:
+            raise ConfigError(
+                f"two methods of the config are both called {spec.label!r}; give the differing setting as a list in one "
+                "entry, so that the table can tell them apart"
+            )

@@ -1,0 +1,105 @@
+"""Students under Ray Tune: one trial trains one student; actors are reused, so that torch is imported once a worker.
+
+Every finished trial is on disk before Tune hears of it. Tune schedules, spreads over a cluster and survives lost
+workers; resuming is done by leaving out the rows that are there.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config import SweepConfig
+from ..progress import bar
+from .grid import SetSpec
+from .rows import failure, write_row
+from .stages import worker_workshop
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A student to train: on a set, or (None) on all data for ``kind``; ``keys`` are the rows that share its result."""
+
+    set: SetSpec | None
+    kind: str
+    student: str
+    seed: int
+    keys: tuple[str, ...]
+
+
+def run_trials(
+    config: SweepConfig, trials: list[tuple[Trial, dict[str, dict[str, Any]]]], row_folder: Path, *, progress: bool
+) -> None:
+    """Train every trial; ``trials`` come with the known columns of their rows, by key."""
+    import ray
+    from ray import tune
+
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the rows are the log
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "16")
+    shown = bar(len(trials), "students", show=progress)
+
+    class Progress(tune.Callback):
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            shown.update(1)
+
+        on_trial_error = on_trial_complete
+
+    shared = {"config": config.model_dump_json(), "trials": ray.put(trials), "rows": str(row_folder)}
+    resources = {"cpu": config.resources.cpus, "gpu": config.resources.gpus}
+    with shown, tempfile.TemporaryDirectory(prefix="ddoq-tune-") as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(_trainable(), shared=shared), resources),
+            param_space={"trial": tune.grid_search(list(range(len(trials))))},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.max_concurrent),
+            run_config=tune.RunConfig(
+                name="students",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[Progress()],
+                failure_config=tune.FailureConfig(max_failures=1),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+
+
+def _trainable():
+    """Return the Trainable class (made here, since its base comes from Ray, which is imported late)."""
+    from ray import tune
+
+    class StudentTrial(tune.Trainable):
+        def setup(self, config, shared=None):
+            self.shared = shared
+            self.index = config["trial"]
+
+        def reset_config(self, new_config):
+            self.index = new_config["trial"]
+            return True
+
+        def step(self):
+            import ray
+
+            trials = ray.get(self.shared["trials"])
+            return {"done": True, **train_trial(self.shared["config"], *trials[self.index], Path(self.shared["rows"]))}
+
+        def save_checkpoint(self, checkpoint_dir):
+            return {}
+
+        def load_checkpoint(self, checkpoint):
+            """Nothing to load: a trial is one step."""
+
+    return StudentTrial
+
+
+def train_trial(config_text: str, trial: Trial, rows: dict[str, dict[str, Any]], row_folder: Path) -> dict[str, Any]:
+    """Train one student and write its rows; a failure becomes rows too, since a sweep goes on."""
+    try:
+        columns = {"status": "done", **worker_workshop(config_text).train(trial)}
+    except Exception as problem:
+        columns = failure(problem)
+    for key, base in rows.items():
+        write_row(row_folder, key, base | columns)
+    return {"top1": columns.get("top1", float("nan"))}
