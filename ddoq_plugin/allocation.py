@@ -80,11 +80,11 @@ def largest_remainder(shares: torch.Tensor, total: int) -> torch.Tensor:
 
     if total < len(shares):
         raise DistillError(f"{total} images cannot be shared over {len(shares)} points with at least one each")
-    spare = total - len(shares)
-    quotas = shares.double() / shares.double().sum() * total
+    spare, shares = total - len(shares), shares.double()
+    if float(shares.sum()) == 0:
+        shares = torch.ones_like(shares)
+    quotas = shares / shares.sum() * total
     wanted = (quotas - 1).clamp_min(0)  # one seat each is given already
-    if spare and float(wanted.sum()) == 0:
-        wanted = torch.ones_like(quotas)
     wanted = wanted / wanted.sum() * spare if spare else torch.zeros_like(quotas)
     seats = wanted.floor().long()
     order = torch.argsort(wanted - seats, descending=True, stable=True)

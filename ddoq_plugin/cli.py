@@ -43,8 +43,8 @@ def list_entries(plugin: Plugin = []) -> None:  # noqa: B006  (typer copies it)
         width = max(len(entry.name) for entry in entries)
         typer.echo(f"{kind}:")
         for entry in entries:
-            flags = ", ".join(_flag(name, value) for name, value in entry.flags.items() if value not in (False, None, ""))
-            text = f"NOT IMPORTED: {entry.error}" if entry.error else entry.summary + (f"  [{flags}]" if flags else "")
+            shown = ", ".join(_flag(name, value) for name, value in entry.flags.items() if value not in (False, ""))
+            text = f"NOT IMPORTED: {entry.error}" if entry.error else entry.summary + (f"  [{shown}]" if shown else "")
             origin = "" if entry.source.startswith("ddoq-plugin ") else f"  ({entry.source})"
             typer.echo(f"  {entry.name:<{width}}  {text}{origin}")
     typer.echo("protocols:\n  " + ", ".join(protocol_names()))
@@ -123,7 +123,7 @@ def evaluate(
     data: Data = "digits",
     student: Annotated[list[str], typer.Option(help="A student; repeat for several.")] = ["convnet3_w32"],  # noqa: B006
     protocol: Annotated[str, typer.Option(help="Protocol: a name or a YAML file.")] = "soft_stored_short",
-    teacher: Annotated[str | None, typer.Option(help="The teacher's architecture (soft labels).")] = None,
+    teacher: Annotated[str, typer.Option(help="The teacher's architecture (soft labels).")] = "resnet10_w16",
     seeds: Annotated[int, typer.Option(help="Students trained per architecture.")] = 1,
     csv: Annotated[Path | None, typer.Option(help="Also write the rows here.")] = None,
     data_option: DataOption = [],  # noqa: B006
@@ -177,12 +177,12 @@ def sweep(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    out: Annotated[Path, typer.Option(help="The Markdown file; pictures and tables go beside it.")] = Path("RESULTS.md"),
+    out: Annotated[Path, typer.Option(help="The file; tables and pictures go beside it.")] = Path("RESULTS.md"),
 ) -> None:
     """Write RESULTS.md from the stored rows of one or several runs."""
-    from .report import write_results
+    from .report import open_run, write_results
 
-    write_results(runs, out)
+    write_results([open_run(run) for run in runs], out)
     typer.echo(f"wrote {out}")
 
 

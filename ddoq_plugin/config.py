@@ -205,21 +205,19 @@ def _complaint(problem: ValidationError, path: Path, node: yaml.Node) -> str:
     first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")  # a misspelling comes first
     internal = ("function-", "list[", "constrained-", "literal[")  # pydantic's own steps on the way to the value
     location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))]
-    found, line, depth = node, node.start_mark.line, 0
+    found, line = node, node.start_mark.line
     for part in location:
         step = _child(found, part)
         if step is None:
             break
-        line, found, depth = step[0], step[1], depth + 1
-    named = [str(part) for part in location[: max(depth, 1)]]
-    key = ".".join(named)
+        line, found = step
+    key = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
         fields = _fields_at(location[:-1])
         known = f"{nearest(str(location[-1]), fields)} (known: {', '.join(fields)})"
         return f"{path}:{line + 1}: unknown key {key!r}{known}"
     if first["type"] == "missing":
-        missing = ".".join(map(str, location))
-        return f"{path}:{line + 1}: the key {missing!r} is missing; add it"
+        return f"{path}:{line + 1}: the key {key!r} is missing; add it"
     message = first["msg"].removeprefix("Value error, ")
     return f"{path}:{line + 1}: {key}: {message[0].lower()}{message[1:]}, got {first.get('input')!r}"
 

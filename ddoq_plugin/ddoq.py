@@ -86,7 +86,7 @@ class DDOQ(Distiller):
         with context.bar(context.num_classes, f"{self.label()}: quantise") as shown:
             for class_id in range(context.num_classes):
                 allocation = self.allocate(context, class_id, ipc, clusters, seed)
-                shaped = self._shape(allocation.masses)
+                shaped = self._shape(allocation)
                 starts = self._starts(context, class_id, allocation)
                 points.append(starts.repeat_interleave(allocation.copies, 0))
                 weights.append(allocation.per_image(shaped))
@@ -128,10 +128,13 @@ class DDOQ(Distiller):
             name=context.class_names[class_id],
         )
 
-    def _shape(self, masses: torch.Tensor) -> torch.Tensor:
+    def _shape(self, allocation: Allocation) -> torch.Tensor:
+        """Return the weights of the points, [m]; a method without weights gives every image the same."""
         from .quantization import shape_weights
 
-        return shape_weights(masses, self.config.weighting, self.config.alpha)
+        if not self.uses_weights:
+            return allocation.copies.double()
+        return shape_weights(allocation.masses, self.config.weighting, self.config.alpha)
 
     def _starts(self, context: DistillContext, class_id: int, allocation: Allocation) -> torch.Tensor:
         """Return the latents ``[m, *latent shape]`` that the points stand for in the prior's space."""

@@ -192,7 +192,7 @@ class DistillContext:
                 "options": options.model_dump(),
                 "clusters": k,
                 "seed": seed,
-                "code": source_hash("ddoq_plugin.quantization"),
+                "code": [source_hash("ddoq_plugin.quantization"), source_hash(__name__)],
             }
             for k in clusters
             for seed in seeds
@@ -333,10 +333,14 @@ class DistillContext:
 
         latents = self.latents(class_id, options)
         settings: dict[str, Any] = {"masses": options.masses, "name": self.class_names[class_id]}
-        if options.clustering == "minibatch":
-            settings |= {"method": "minibatch", "km_expand": options.km_expand}
         clusters, seeds = sorted({k for k, _ in pairs}), sorted({seed for _, seed in pairs})
-        return quantize_many(latents.flatten(1), clusters, seeds, **settings)
+        if options.clustering == "lloyd":
+            return quantize_many(latents.flatten(1), clusters, seeds, **settings)
+        settings["method"] = "minibatch"
+        made = {}
+        for k in clusters:
+            made |= quantize_many(latents.flatten(1), [k], seeds, batch_size=options.km_expand * k, **settings)
+        return made
 
     def _stored_tensor(self, kind: str, key: dict[str, Any], make) -> torch.Tensor:
         if self.store is None:
@@ -369,7 +373,7 @@ def _save_codebook(folder: Path, book: Codebook) -> None:
             "masses": book.masses.contiguous(),
             "assignment": book.assignment.contiguous(),
             "nearest": book.nearest.contiguous(),
-            "numbers": torch.tensor([book.distortion, book.effective_sample_size], dtype=torch.float64),
+            "distortion": torch.tensor(book.distortion, dtype=torch.float64),
         },
         folder / "codebook.safetensors",
     )
@@ -381,5 +385,4 @@ def _load_codebook(folder: Path) -> Codebook:
     from .quantization import Codebook
 
     tensors = load_file(folder / "codebook.safetensors")
-    distortion, effective_sample_size = tensors.pop("numbers").tolist()
-    return Codebook(distortion=distortion, effective_sample_size=effective_sample_size, **tensors)
+    return Codebook(distortion=tensors.pop("distortion").item(), **tensors)

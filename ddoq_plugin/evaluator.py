@@ -44,7 +44,7 @@ class Evaluator:
         device: str = "cpu",
         progress: bool = False,
     ) -> None:
-        if protocol.soft and teacher is None:
+        if protocol.needs_teacher and teacher is None:
             raise ConfigError(
                 f"the protocol {protocol.name!r} trains on a teacher's labels; name one (teacher: {{student: ...}})"
             )
@@ -157,9 +157,21 @@ class Evaluator:
 
     def _validate(self, model: nn.Module, student: str) -> float:
         """Return top-1 on validation, for whoever compares settings."""
-        from .evaluation import score_student
+        from .evaluation import score
+        from .evaluation.inputs import Normaliser
+        from .evaluation.students import channels_last
 
-        return score_student(model, student, self.protocol, self.data, "val", device=self.device).top1
+        protocol = self.protocol
+        return score(
+            model,
+            self.data.val,
+            normaliser=Normaliser.named(protocol.normalisation, self.data),
+            image_size=protocol.image_size or self.data.image_size,
+            scoring=protocol.scoring,
+            execution=protocol.execution,
+            last=channels_last(student),
+            device=self.device,
+        ).top1
 
     def _bank(self, training: TrainingSet, name: str, seed: int, protocol: Protocol) -> SoftLabelBank:
         """Return the stored soft labels; their key knows images and augmentation, not weights or students."""

@@ -1,4 +1,5 @@
-"""Random crops and mirrors for whole batches. Parameters are drawn apart from being applied, so that they can be stored and replayed exactly.
+"""Random crops and mirrors for whole batches. Parameters are drawn apart from being applied, so that they can be
+stored and replayed exactly.
 
 A crop and a mirror together are one affine map, applied to a batch by a single ``grid_sample``.
 """
@@ -36,9 +37,9 @@ def identity_params(n: int) -> CropParams:
 def sample_params(augmentation: Augmentation, n: int, image_size: int, rng: np.random.Generator) -> CropParams:
     """Draw the parameters of ``n`` images of side ``image_size`` pixels.
 
-    Boxes of ``resized`` crops follow torchvision's RandomResizedCrop: area uniform in ``scale``, logarithm of the aspect
-    uniform in ``ratio``, up to ten attempts to fit, otherwise the whole image; ours are not rounded to pixels. A ``shift``
-    is by whole pixels, uniform in [-padding, padding] on both axes.
+    Boxes of ``resized`` crops follow torchvision's RandomResizedCrop: area uniform in ``scale``, logarithm of the
+    aspect uniform in ``ratio``, up to ten attempts to fit, otherwise the whole image; ours are not rounded to pixels.
+    A ``shift`` is by whole pixels, uniform in [-padding, padding] on both axes.
     """
     boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (n, 1))
     if augmentation.crop == "resized":
@@ -55,7 +56,7 @@ def is_identity(augmentation: Augmentation) -> bool:
 
 
 def affine_maps(params: CropParams) -> Tensor:
-    """Return float32 [..., 2, 3]: the maps from output to input coordinates (both in [-1, 1]) that cut the boxes and mirror."""
+    """Return float32 [..., 2, 3]: maps from output to input coordinates (in [-1, 1]) that cut the boxes and mirror."""
     x, y, width, height = params.boxes.unbind(-1)
     sign = torch.where(params.flips, -1.0, 1.0)
     zero = torch.zeros_like(x)
@@ -66,8 +67,8 @@ def affine_maps(params: CropParams) -> Tensor:
 def cut(images: Tensor, maps: Tensor, size: int, *, black: Tensor | None = None) -> Tensor:
     """Return float [B, 3, size, size]: ``images`` [B, 3, H, W] seen through the affine ``maps`` [B, 2, 3], bilinearly.
 
-    What lies outside an image is ``black`` (float [1, 3, 1, 1], the value of a black pixel in the images' units) where it
-    is given, as after zero padding, and otherwise the nearest edge pixel.
+    What lies outside an image is ``black`` (float [1, 3, 1, 1], the value of a black pixel in the images' units)
+    where it is given, as after zero padding, and otherwise the nearest edge pixel.
     """
     grid = F.affine_grid(maps, [len(images), 3, size, size], align_corners=False)
     if black is None:

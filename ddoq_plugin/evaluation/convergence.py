@@ -51,7 +51,16 @@ def check_convergence(
             steps = bank_steps(form, [student], len(full), data.num_classes)
             bank = make_bank(full.images, teacher, form, steps=steps, seed=seed, progress=progress)
         result = train_student(
-            full, student, form, data, seed=seed, teacher=teacher, bank=bank, device=device, split="val", progress=progress
+            full,
+            student,
+            form,
+            data,
+            seed=seed,
+            teacher=teacher,
+            bank=bank,
+            device=device,
+            split="val",
+            progress=progress,
         )
         accuracies.append(result.top1)
     return Convergence(student, *accuracies)

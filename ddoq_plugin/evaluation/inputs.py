@@ -130,7 +130,7 @@ def source_size(stored: int, augmentation: Augmentation, image_size: int, resize
 
 
 def fit_size(images: Tensor, size: int) -> Tensor:
-    """Return uint8 ``images`` [n, 3, H, H] resized to ``size`` (bilinear, antialiased), or themselves where H = size."""
+    """Return uint8 ``images`` [n, 3, H, H] resized to ``size`` (bilinear, antialiased); themselves where H = size."""
     if images.shape[-1] == size:
         return images
     chunks = [

@@ -1,4 +1,5 @@
-"""Weighted losses: sum_i w_i * loss_i / B, with the stored weights (mean 1 per class) and no renormalisation in a batch.
+"""Weighted losses: sum_i w_i * loss_i / B, with the stored weights (mean 1 per class) and no renormalisation in a
+batch.
 
 Weights enter by multiplication and a mix of equal weights is formed so that it is exactly that weight: equal weights
 of 1 give the plain mean loss bit for bit.
@@ -23,9 +24,9 @@ def mix_weights(weights: Tensor, partners: Tensor, lam: Tensor | float) -> Tenso
     return torch.lerp(partners, weights, lam)
 
 
-def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """Return sum_i w_i * loss_i / B of per-image ``losses`` [B]."""
-    return (losses * weights).sum() / len(losses)
+def weighted_loss(losses: Tensor, weights: Tensor, batch_size: int) -> Tensor:
+    """Return sum_i w_i * loss_i / B of per-image ``losses``; B = ``batch_size``, also for a part of a batch."""
+    return (losses * weights).sum() / batch_size
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -45,13 +46,13 @@ def kl_to_teacher(logits: Tensor, teacher_logits: Tensor, temperature: float, *,
 
 
 def mix_losses(losses: Tensor, partners: Tensor, lam: float) -> Tensor:
-    """Return lam * loss_i + (1 - lam) * loss_j [B]: one prediction against the labels of both images of a mix (CutMix)."""
+    """Return lam * loss_i + (1 - lam) * loss_j [B]: one prediction against the labels of both images of a mix."""
     return lam * losses + (1 - lam) * partners
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What each image of a set should be answered with: labels int64 [n], weights float32 [n], logits float [n, C] or None."""
+    """What an image should be answered with: labels int64 [n], weights float32 [n], logits float [n, C] or None."""
 
     labels: Tensor
     weights: Tensor
@@ -82,8 +83,9 @@ def batch_losses(
 ) -> Tensor:
     """Return the unweighted losses [B] of a batch.
 
-    With ``teacher_logits`` [B, C], labels of the very images the student saw, that is their KL. Otherwise each image has its own
-    label, and a mixed batch takes lam times the loss against it plus 1 - lam times that against its partner's.
+    With ``teacher_logits`` [B, C], labels of the very images the student saw, that is their KL. Otherwise each image
+    has its own label, and a mixed batch takes lam times the loss against it plus 1 - lam times that against its
+    partner's.
     """
     if teacher_logits is not None:
         return kl_to_teacher(outputs, teacher_logits, loss.temperature, scale=loss.scale_by_temperature_squared)

@@ -15,7 +15,8 @@ from .protocol import Mixing
 class MixParams:
     """The mixes of T steps with batches of B images.
 
-    partners: int64 [T, B], the row of each image's partner. lam: float32 [T], the share of the image itself (1: no mix).
+    partners: int64 [T, B], the row of each image's partner. lam: float32 [T], the share of the image itself (1: no
+    mix).
     boxes: int64 [T, 4], the box (x0, y0, x1, y1) in pixels that CutMix takes from the partner (empty: none).
     """
 
@@ -25,8 +26,8 @@ class MixParams:
 
 
 def sample_mixes(mixing: Mixing, steps: int, batch_size: int, image_size: int, rng: np.random.Generator) -> MixParams:
-    """Draw one mix a step: lam ~ Beta(alpha, alpha), a random pairing, and for CutMix a box of area 1 - lam around a uniform
-    centre, clipped to the image; lam is then 1 - the box's share of the pixels, as in the authors' code.
+    """Draw one mix a step: lam ~ Beta(alpha, alpha), a random pairing, and for CutMix a box of area 1 - lam around a
+    uniform centre, clipped to the image; lam is then 1 - the box's share of the pixels, as in the authors' code.
     """
     partners = rng.permuted(np.tile(np.arange(batch_size), (steps, 1)), axis=1)
     lam = rng.beta(mixing.alpha, mixing.alpha, steps)

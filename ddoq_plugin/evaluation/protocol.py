@@ -28,7 +28,8 @@ class _Part(BaseModel):
 
 
 class Loss(_Part):
-    """``cross_entropy`` of class labels, or ``kl`` to soft labels at ``temperature`` (batch mean of the per-image sums).
+    """``cross_entropy`` of class labels, or ``kl`` to soft labels at ``temperature`` (batch mean of the per-image
+    sums).
 
     ``scale_by_temperature_squared`` multiplies by T^2 (Hinton et al. 2015); SRe2L, D4M and RDED do not.
     """
@@ -39,7 +40,7 @@ class Loss(_Part):
 
 
 class OptimizerSettings(_Part):
-    """``sgd``, ``adam`` or ``adamw``. ``decay_biases_and_norms`` false exempts every parameter of at most one dimension."""
+    """``sgd``, ``adam`` or ``adamw``. ``decay_biases_and_norms`` false exempts parameters of at most one dimension."""
 
     name: Literal["sgd", "adam", "adamw"]
     lr: float = Field(gt=0)
@@ -114,9 +115,9 @@ class Execution(_Part):
 class Protocol(_Part):
     """Every number of a training protocol.
 
-    ``label_mode``: ``hard``, class labels; ``soft_online``, the teacher's logits of each augmented batch, computed while
-    training; ``soft_stored``, the same read from a :class:`~ddoq_plugin.evaluation.soft_labels.SoftLabelBank` (FKD);
-    ``soft_fixed``, the logits that the set carries, one vector an image.
+    ``label_mode``: ``hard``, class labels; ``soft_online``, the teacher's logits of each augmented batch, computed
+    while training; ``soft_stored``, the same read from a :class:`~ddoq_plugin.evaluation.soft_labels.SoftLabelBank`
+    (FKD); ``soft_fixed``, the logits that the set carries, one vector an image.
 
     Exactly one of ``epochs`` and ``steps`` is given. ``batch_size`` is capped at the number of images and doubled from
     ``double_batch_from_classes`` classes on. ``image_size`` None means the data's own. ``normalisation`` is
@@ -148,7 +149,9 @@ class Protocol(_Part):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give exactly one of 'epochs' and 'steps'")
         for numbers in self.students.values():
-            if (numbers.steps is not None and self.steps is None) or (numbers.epochs is not None and self.epochs is None):
+            if (numbers.steps is not None and self.steps is None) or (
+                numbers.epochs is not None and self.epochs is None
+            ):
                 raise ValueError("a student's 'steps' or 'epochs' must be what the protocol itself counts in")
         for value in (self.batch_size, self.epochs, *(numbers.epochs for numbers in self.students.values())):
             if isinstance(value, dict) and MORE not in value:
@@ -235,7 +238,9 @@ def load_protocol(name: str | Path) -> Protocol:
     if text.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
-            raise ConfigError(f"the protocol file {path} does not exist; give a path or one of {', '.join(protocol_names())}")
+            raise ConfigError(
+                f"the protocol file {path} does not exist; give a path or one of {', '.join(protocol_names())}"
+            )
         return parse_protocol(path.read_text(encoding="utf-8"), where=str(path))
     known = protocol_names()
     if text not in known:

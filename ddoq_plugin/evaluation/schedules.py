@@ -10,7 +10,8 @@ from .protocol import ScheduleSettings, TrainingNumbers
 def learning_rates(schedule: ScheduleSettings, numbers: TrainingNumbers) -> list[float]:
     """Return the learning rate of every step.
 
-    With progress p in [0, 1) (of steps, or of whole epochs where the granularity is ``epoch``), each as a factor of the peak:
+    With progress p in [0, 1) (of steps, or of whole epochs where the granularity is ``epoch``), each as a factor of
+    the peak:
 
     - constant: 1
     - cosine: (1 + cos(pi p / horizon)) / 2. Horizon 1 ends at 0 (SRe2L, D4M); 2 ends at one half (RDED's

@@ -36,9 +36,9 @@ SAMPLED_IMAGES = 64  # images whose bytes identify a set cheaply
 class SoftLabelBank:
     """Stored steps and logits.
 
-    card: what the bank was made from (JSON-able). shards: consecutive parts of whole pages, each a dict of tensors with T steps
-    and B images: indices int32 [T, B], boxes float32 [T, B, 4], flips bool [T, B], logits float16 [T, B, C] and, where the
-    protocol mixes, partners int32 [T, B], lam float32 [T], mix_boxes int32 [T, 4].
+    card: what the bank was made from (JSON-able). shards: consecutive parts of whole pages, each a dict of tensors
+    with T steps and B images: indices int32 [T, B], boxes float32 [T, B, 4], flips bool [T, B], logits float16 [T, B,
+    C] and, where the protocol mixes, partners int32 [T, B], lam float32 [T], mix_boxes int32 [T, 4].
     """
 
     def __init__(self, card: dict[str, Any], shards: list[dict[str, Tensor]]) -> None:
@@ -67,7 +67,7 @@ class SoftLabelBank:
         return {name: tensor[start : start + PAGE_STEPS] for name, tensor in shard.items()}
 
     def check(self, protocol: Protocol, images: Tensor, image_size: int, steps: int, batch_size: int) -> None:
-        """Raise EvaluationError unless the bank labels these ``images`` as ``protocol`` asks, for at least ``steps`` steps."""
+        """Raise EvaluationError unless the bank labels these ``images`` as ``protocol`` asks, for ``steps`` steps."""
         wanted = _card_of_set(images, protocol, image_size, batch_size)
         different = [key for key, value in wanted.items() if self.card[key] != value]
         if different:
@@ -76,7 +76,9 @@ class SoftLabelBank:
                 "make a bank for this set and protocol"
             )
         if steps > self.steps:
-            raise EvaluationError(f"the soft-label bank has {self.steps} steps and {steps} are needed; make a longer bank")
+            raise EvaluationError(
+                f"the soft-label bank has {self.steps} steps and {steps} are needed; make a longer bank"
+            )
 
     def save(self, folder: str | Path) -> Path:
         """Write the bank into ``folder`` (safetensors shards and a card) and return it."""
@@ -93,13 +95,15 @@ class SoftLabelBank:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
             return cls(card, [load_file(folder / name) for name in card["shards"]])
         except (OSError, ValueError, KeyError, SafetensorError) as problem:
-            raise EvaluationError(f"the folder {folder} holds no readable soft-label bank ({problem}); make it again") from problem
+            raise EvaluationError(
+                f"the folder {folder} holds no readable soft-label bank ({problem}); make it again"
+            ) from problem
 
 
 def bank_key(
     image_hash: str, teacher: str, protocol: Protocol, *, num_images: int, num_classes: int, steps: int, seed: int
 ) -> dict[str, Any]:
-    """Return all that determines a bank, JSON-able: images, teacher (fingerprint), augmentation, mixing, sizes, steps and seed."""
+    """Return all that determines a bank, JSON-able; ``teacher`` is its fingerprint, ``image_hash`` knows no weights."""
     numbers = protocol.numbers("", num_images, num_classes)
     return {
         "image_hash": image_hash,
@@ -134,18 +138,22 @@ def make_bank(
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> SoftLabelBank:
-    """Label the batches of a training's first ``steps`` steps (rounded up to whole pages) with ``teacher``, on its device.
+    """Label the batches of a training's first ``steps`` steps (rounded up to whole pages) with ``teacher``, on its
+    device.
 
     Args:
         images: uint8 [n, 3, H, H].
-        folder: where to write the bank shard by shard and map it from, for banks that outgrow memory; None keeps it in memory.
+        folder: where to write the bank shard by shard and map it from, for banks that outgrow memory; None keeps it
+            in memory.
         seed: of the plan; the bank's stream depends on nothing else.
 
     Raises:
         EvaluationError: the protocol stores no soft labels, or the teacher's logits are not finite.
     """
     if protocol.label_mode != "soft_stored":
-        raise EvaluationError(f"protocol {protocol.name!r} stores no soft labels; choose one whose label_mode is soft_stored")
+        raise EvaluationError(
+            f"protocol {protocol.name!r} stores no soft labels; choose one whose label_mode is soft_stored"
+        )
     image_size = protocol.image_size or teacher.image_size
     batch_size = protocol.numbers("", len(images), teacher.num_classes).batch_size
     card = {
@@ -180,7 +188,13 @@ def _shards(
     """Yield the bank's shards one after the other."""
     size, batch_size = card["image_size"], card["batch_size"]
     inputs = Inputs(
-        images, teacher.normaliser, protocol.augmentation, protocol.mixing, size, protocol.scoring.resize, teacher.device
+        images,
+        teacher.normaliser,
+        protocol.augmentation,
+        protocol.mixing,
+        size,
+        protocol.scoring.resize,
+        teacher.device,
     )
     plan = BatchPlan(
         num_images=len(images),
@@ -212,10 +226,12 @@ def _label_page(page: Page, inputs: Inputs, teacher: Teacher) -> Tensor:
     for start in range(0, steps, group):
         joined = torch.cat([batches.images(step) for step in range(start, min(start + group, steps))])
         # a batch larger than the teacher's is cut: memory, not the logits, depends on it
-        rows += [teacher.label(chunk, inputs.normaliser).half().cpu() for chunk in joined.split(max(TEACHER_BATCH, 1))]
+        rows += [teacher.label(chunk, inputs.normaliser).half().cpu() for chunk in joined.split(TEACHER_BATCH)]
     logits = torch.cat(rows).view(steps, batch_size, -1)
     if not torch.isfinite(logits).all():
-        raise EvaluationError(f"the teacher {teacher.name!r} gives logits that are not finite in float16; train it again")
+        raise EvaluationError(
+            f"the teacher {teacher.name!r} gives logits that are not finite in float16; train it again"
+        )
     return logits
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.base import ImageData
 from ..errors import EvaluationError
 from ..store import hash_key, hash_tensors
-from .inputs import Normaliser, centre_crop
+from .inputs import Normaliser
 from .protocol import Execution, Protocol, Scoring
 from .scoring import forward, score
 from .students.build import build_student, channels_last
@@ -26,8 +26,8 @@ class Teacher:
     """A trained classifier whose logits label images.
 
     model: in eval mode, without gradients. name: its architecture. class_names: what its outputs stand for, in order.
-    normaliser, image_size: what it was trained with. protocol: how. val_accuracy, test_accuracy: top-1 in percent (None where
-    not measured).
+    normaliser, image_size: what it was trained with. protocol: how. val_accuracy, test_accuracy: top-1 in percent
+    (None where not measured).
     """
 
     model: nn.Module
@@ -72,7 +72,8 @@ class Teacher:
             return
         if sorted(class_names) == sorted(self.class_names):
             index = next(i for i, (a, b) in enumerate(zip(class_names, self.class_names, strict=True)) if a != b)
-            what = f"has the same classes in another order (class {index} is {self.class_names[index]!r}, not {class_names[index]!r})"
+            mine, theirs = self.class_names[index], class_names[index]
+            what = f"has the same classes in another order (class {index} is {mine!r}, not {theirs!r})"
         else:
             foreign = sorted(set(class_names) ^ set(self.class_names))
             what = f"knows other classes (for example {foreign[0]!r} is in only one of the two)"
@@ -80,7 +81,7 @@ class Teacher:
 
     @torch.inference_mode()
     def logits(self, images: Tensor, *, batch_size: int = 256) -> Tensor:
-        """Return float32 CPU logits [n, C] of ``images``, uint8 or float in [0, 1], [n, 3, H, H]; other sizes are resized."""
+        """Return float32 CPU logits [n, C] of ``images`` [n, 3, H, H], uint8 or float in [0, 1], resized."""
         rows = []
         for chunk in images.split(batch_size):
             if chunk.shape[-1] != self.image_size:
@@ -125,7 +126,9 @@ class Teacher:
             model = build_student(card["name"], len(names), card["image_size"], seed=0)
             model.load_state_dict(state)
         except (OSError, ValueError, KeyError, RuntimeError) as problem:
-            raise EvaluationError(f"the folder {folder} holds no readable teacher ({problem}); train it again") from problem
+            raise EvaluationError(
+                f"the folder {folder} holds no readable teacher ({problem}); train it again"
+            ) from problem
         return cls(model=model.to(device), class_names=names, **card)
 
     def _card(self) -> dict[str, object]:
@@ -157,9 +160,18 @@ def train_teacher(
     from .training import TrainingSet, train_student
 
     if protocol.label_mode != "hard":
-        raise EvaluationError(f"a teacher learns from class labels, and protocol {protocol.name!r} does not; use 'teacher_short'")
+        raise EvaluationError(
+            f"a teacher learns from class labels, and protocol {protocol.name!r} does not; use 'teacher_short'"
+        )
     result = train_student(
-        TrainingSet.from_split(data.train), student, protocol, data, seed=seed, device=device, split="val", progress=progress
+        TrainingSet.from_split(data.train),
+        student,
+        protocol,
+        data,
+        seed=seed,
+        device=device,
+        split="val",
+        progress=progress,
     )
     size = protocol.image_size or data.image_size
     normaliser = Normaliser.named(protocol.normalisation, data)
@@ -178,7 +190,12 @@ def train_teacher(
 
 
 def pretrained_teacher(
-    name: str, weights: str | Path, data: ImageData, *, normalisation: str = "imagenet", device: str | torch.device = "cpu"
+    name: str,
+    weights: str | Path,
+    data: ImageData,
+    *,
+    normalisation: str = "imagenet",
+    device: str | torch.device = "cpu",
 ) -> Teacher:
     """Return a teacher from a file of weights (a state dict, .pt or .safetensors) for a student's name.
 
@@ -190,7 +207,9 @@ def pretrained_teacher(
     try:
         model.load_state_dict(_read_state(path))
     except (OSError, RuntimeError, ValueError) as problem:
-        raise EvaluationError(f"the weights {path} do not fit {name!r} with {data.num_classes} classes ({problem})") from problem
+        raise EvaluationError(
+            f"the weights {path} do not fit {name!r} with {data.num_classes} classes ({problem})"
+        ) from problem
     normaliser = Normaliser.named(normalisation, data)
     model.to(device)
     top1 = {
@@ -200,7 +219,15 @@ def pretrained_teacher(
         for part in ("val", "test")
     }
     return Teacher(
-        model, name, data.class_names, data.image_size, normaliser, f"weights of {path.name}", None, top1["val"], top1["test"]
+        model,
+        name,
+        data.class_names,
+        data.image_size,
+        normaliser,
+        f"weights of {path.name}",
+        None,
+        top1["val"],
+        top1["test"],
     )
 
 

@@ -22,7 +22,7 @@ from ..errors import EvaluationError
 from ..progress import bar
 from ..seeding import derive_seed
 from .inputs import Inputs, Normaliser, PageBatches, source_size
-from .losses import Targets, batch_losses, mix_weights
+from .losses import Targets, batch_losses, mix_weights, weighted_loss
 from .optimisers import make_optimizer, set_learning_rate
 from .plan import PAGE_STEPS, BatchPlan, Page
 from .protocol import Protocol, TrainingNumbers
@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 class TrainingSet:
     """What a student is trained on.
 
-    images: uint8 [n, 3, H, H]. labels: int64 [n]. weights: float [n], non-negative (None: all 1). logits: float [n, C] or None,
-    plain soft labels, used by the label mode ``soft_fixed``. Raises EvaluationError where they do not fit each other.
+    images: uint8 [n, 3, H, H]. labels: int64 [n]. weights: float [n], non-negative (None: all 1). logits: float [n,
+    C] or None, plain soft labels, used by the label mode ``soft_fixed``. Raises EvaluationError where they do not fit
+    each other.
     """
 
     images: Tensor
@@ -54,11 +55,14 @@ class TrainingSet:
             object.__setattr__(self, "weights", torch.ones(len(self.labels)))
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[-1] != self.images.shape[-2]:
             raise EvaluationError(
-                f"training images must be uint8 [n, 3, H, H], not {self.images.dtype} {list(self.images.shape)}; convert them first"
+                f"training images must be uint8 [n, 3, H, H], not {self.images.dtype} {list(self.images.shape)}; "
+                "convert them first"
             )
         lengths = [len(part) for part in (self.images, self.labels, self.weights, self.logits) if part is not None]
         if len(set(lengths)) != 1 or not lengths[0]:
-            raise EvaluationError(f"images, labels, weights and logits must be equally many and not none, not {lengths}")
+            raise EvaluationError(
+                f"images, labels, weights and logits must be equally many and not none, not {lengths}"
+            )
         if not torch.isfinite(self.weights).all() or (self.weights < 0).any():
             raise EvaluationError("weights must be finite and not negative; look at how the set was weighted")
 
@@ -80,9 +84,9 @@ class TrainingSet:
 class StudentResult:
     """A trained student.
 
-    top1, top5: accuracy in percent (0 to 100) on the chosen split. seconds: building, training and scoring. steps: gradient
-    steps. train_images_per_second: of the training alone. peak_memory_bytes: the device's peak in this training on
-    CUDA, otherwise the process's largest resident size so far. model: the student, in eval mode.
+    top1, top5: accuracy in percent (0 to 100) on the chosen split. seconds: building, training and scoring. steps:
+    gradient steps. train_images_per_second: of the training alone. peak_memory_bytes: the device's peak in this
+    training on CUDA, otherwise the process's largest resident size so far. model: the student, in eval mode.
     """
 
     top1: float
@@ -236,7 +240,7 @@ class _Run:
                 None if labels is None else labels[part],
                 self.protocol.loss,
             )
-            loss = (losses * weights[part]).sum() / len(images)
+            loss = weighted_loss(losses, weights[part], len(images))
             loss.backward()
             total += loss.detach()
         self.optimizer.step()
@@ -287,23 +291,35 @@ def _check(
     """Raise EvaluationError for everything that can be known before training."""
     mode, name = protocol.label_mode, protocol.name
     if train.labels.min() < 0 or train.labels.max() >= data.num_classes:
-        raise EvaluationError(f"the set has labels outside the {data.num_classes} classes of {data.name!r}; check its class order")
+        raise EvaluationError(
+            f"the set has labels outside the {data.num_classes} classes of {data.name!r}; check its class order"
+        )
     if (mode == "soft_stored") != (bank is not None):
         raise EvaluationError(
             f"protocol {name!r} (label_mode {mode}) "
-            + ("needs a soft-label bank; make one with make_bank" if bank is None else "takes no soft-label bank; leave it out")
+            + (
+                "needs a soft-label bank; make one with make_bank"
+                if bank is None
+                else "takes no soft-label bank; leave it out"
+            )
         )
     if mode == "soft_online":
         if teacher is None:
             raise EvaluationError(f"protocol {name!r} needs a teacher; train one with train_teacher")
         if teacher.image_size != image_size:
-            raise EvaluationError(f"the teacher was trained at {teacher.image_size} px and the protocol has {image_size} px; train another")
+            raise EvaluationError(
+                f"the teacher was trained at {teacher.image_size} px, not at {image_size} px; train another"
+            )
         teacher.check_classes(data.class_names)
     if mode == "soft_fixed" and (train.logits is None or train.logits.shape[1] != data.num_classes):
-        raise EvaluationError(f"protocol {name!r} needs logits [n, {data.num_classes}] in the set; choose another label mode")
+        raise EvaluationError(
+            f"protocol {name!r} needs logits [n, {data.num_classes}] in the set; choose another label mode"
+        )
     if bank is not None:
         if bank.card["class_names"] != list(data.class_names):
-            raise EvaluationError("the soft-label bank's teacher has other classes or another order; make a bank for this dataset")
+            raise EvaluationError(
+                "the soft-label bank's teacher has other classes or another order; make a bank for this dataset"
+            )
         bank.check(protocol, train.images, image_size, numbers.steps, numbers.batch_size)
 
 

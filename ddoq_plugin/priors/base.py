@@ -33,9 +33,7 @@ class Prior(ABC):
     can_denoise: bool = True
 
     def __init__(self, device: torch.device, batch_size: int) -> None:
-        if batch_size < 1:
-            raise PriorError(f"batch_size is {batch_size}: give a positive number of images")
-        self.device, self.batch_size = device, batch_size
+        self.device, self.batch_size = device, _positive(batch_size)
         self.class_names: tuple[str, ...] | None = None
 
     # -- what a prior of a kind defines
@@ -163,10 +161,10 @@ class Prior(ABC):
             raise PriorError(f"guidance_scale is {guidance_scale}: give a number of at least 1 (1 is no guidance)")
         if space not in ("latent", "noise"):
             raise PriorError(f"unknown space {space!r} of latents: give 'latent' or 'noise'")
+        size = self.batch_size if batch_size is None else _positive(batch_size)
         if strength == 0 and space == "latent":
             return self._decode_all(latents, class_ids)
         self._begin(space, strength, steps, scheduler, guidance_scale)
-        size = batch_size or self.batch_size
         made = []
         with bar(len(latents), "generate", show=progress) as shown:
             for start in range(0, len(latents), size):
@@ -281,6 +279,12 @@ def pick_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise PriorError("there is no CUDA device here: give device='cpu' or 'auto'")
     return chosen
+
+
+def _positive(batch_size: int) -> int:
+    if batch_size < 1:
+        raise PriorError(f"batch_size is {batch_size}: give a positive number of images")
+    return batch_size
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

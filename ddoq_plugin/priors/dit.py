@@ -15,6 +15,7 @@ from .binding import SIDECAR, WORDNET_ID, imagenet_wordnet_ids, match_classes, r
 from .latent import LatentDiffusionPrior
 from .pipelines import check_folder, fingerprint, load_pipeline, locate, pick_dtype
 
+_ACCEPTED = ("DiTPipeline",)
 _COMPONENTS = {"transformer": True, "vae": True, "scheduler": False}
 _IMAGENET_CLASSES = 1000
 
@@ -47,7 +48,8 @@ class DiTPrior(LatentDiffusionPrior):
         embedding = self.transformer.transformer_blocks[0].norm1.emb.class_embedder
         self.null_class = embedding.num_classes
         self.has_null_class = embedding.embedding_table.num_embeddings > self.null_class
-        self.known_classes, self.wordnet_ids, self.class_map = list(known_classes), wordnet_ids, class_map
+        self.known_classes = list(known_classes) or [str(number) for number in range(self.null_class)]
+        self.wordnet_ids, self.class_map = wordnet_ids, class_map
         self.fingerprint = fingerprint
         self.prior_ids = torch.empty(0, dtype=torch.int64)
 
@@ -97,7 +99,8 @@ def load_dit(
 
     Args:
         class_names: the names of its classes in the order of their ids, or a JSON file of them; None reads
-            ``class_names.json`` beside ``model_index.json``, or else ``id2label`` of ``model_index.json``.
+            ``class_names.json`` beside ``model_index.json``, or else ``id2label`` of ``model_index.json``; without any
+            of these the classes are called "0", "1", ...
         class_map: dataset class name -> the prior's class id or name, for names that do not match by themselves.
         eta: stochasticity of DDIM in [0, 1].
 
@@ -105,8 +108,8 @@ def load_dit(
     """
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
-    folder = locate(path, DiTPipeline)
-    index = check_folder(folder, ("DiTPipeline",), _COMPONENTS)
+    folder = locate(path, DiTPipeline, _ACCEPTED)
+    index = check_folder(folder, _ACCEPTED, _COMPONENTS)
     if class_names is None and (folder / SIDECAR).is_file():
         class_names = folder / SIDECAR
     if class_names is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..errors import PriorError
 from ..progress import bar
 from ..seeding import generator
 
@@ -33,7 +34,8 @@ def train_resumably(
 
     ``step`` must depend on nothing but t and the modules: its random numbers come from generators named by t, so that
     the file ``checkpoint`` (modules, optimizer, t) is all that a later run needs to go on as if nothing had happened.
-    The file is replaced atomically, at least every ``checkpoint_seconds``, and once more at the end.
+    The file is replaced atomically, at least every ``checkpoint_seconds``, and once more at the end. PriorError for a
+    loss that is NaN or infinite then.
     """
     start, before = _restore(checkpoint, modules, optimizer)
     begun = saved = time.monotonic()
@@ -49,7 +51,9 @@ def train_resumably(
             shown.update(1)
             now = time.monotonic()
             if now - saved >= checkpoint_seconds or t == steps - 1:
-                shown.set_postfix(loss=f"{loss.item():.4f}")
+                if not math.isfinite(value := loss.item()):
+                    raise PriorError(f"{name}: the loss is {value} at step {t + 1}: lower learning_rate in the recipe")
+                shown.set_postfix(loss=f"{value:.4f}")
                 _save(checkpoint, modules, optimizer, t + 1, before + now - begun)
                 saved = now
     return before + time.monotonic() - begun if start < steps else before

@@ -12,6 +12,7 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
 
 from ..errors import PriorError, nearest
 from .binding import SIDECAR
@@ -21,10 +22,13 @@ WEIGHTS = ("*.safetensors", "*.bin")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def locate(path: str | Path, pipeline: type[DiffusionPipeline], skip: Sequence[str] = ()) -> Path:
+def locate(
+    path: str | Path, pipeline: type[DiffusionPipeline], accepted: Sequence[str], skip: Sequence[str] = ()
+) -> Path:
     """Return the folder of a pipeline: ``path`` itself, or what the hub (or its cache) has under the id ``path``.
 
-    ``skip`` names components that are not fetched. Raises PriorError where there is neither.
+    ``accepted`` are the pipeline classes that may be there, checked before weights are fetched; ``skip`` names
+    components that are not fetched. Raises PriorError where there is neither.
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -34,7 +38,10 @@ def locate(path: str | Path, pipeline: type[DiffusionPipeline], skip: Sequence[s
     if not HUB_ID.fullmatch(str(path)):
         raise PriorError(f"the folder {path} does not exist: give the folder or hub id of a {pipeline.__name__}")
     try:
-        return Path(pipeline.download(str(path), **{name: None for name in skip}))
+        _read_index(Path(hf_hub_download(str(path), "model_index.json")), accepted)
+        return Path(pipeline.download(str(path), **dict.fromkeys(skip)))
+    except PriorError:
+        raise
     except Exception as problem:  # the hub's client raises many kinds: the model is not to be had
         raise PriorError(
             f"{path} is neither a folder nor a model that the Hugging Face hub gives from here "
@@ -42,21 +49,15 @@ def locate(path: str | Path, pipeline: type[DiffusionPipeline], skip: Sequence[s
         ) from problem
 
 
-def check_folder(folder: Path, pipelines: Sequence[str], components: Mapping[str, bool]) -> dict:
-    """Return the content of ``model_index.json`` after checking that the pipeline is of the right class and whole.
+def check_folder(folder: Path, accepted: Sequence[str], components: Mapping[str, bool]) -> dict:
+    """Return the content of ``model_index.json`` after checking that the pipeline is of an accepted class and whole.
 
     ``components`` are the parts that will be loaded; True for those with weights.
     """
     index_file = folder / "model_index.json"
     if not index_file.is_file():
         raise PriorError(f"the folder {folder} has no model_index.json: give the folder that save_pretrained wrote")
-    try:
-        index = json.loads(index_file.read_text(encoding="utf-8"))
-        found = index["_class_name"]
-    except (json.JSONDecodeError, KeyError, TypeError) as problem:
-        raise PriorError(f"{index_file} is damaged ({problem!r}): write the pipeline again") from None
-    if found not in pipelines:
-        raise PriorError(f"the folder {folder} holds a {found}: this prior reads a {' or '.join(pipelines)}")
+    index = _read_index(index_file, accepted)
     for component, has_weights in components.items():
         part = folder / component
         if not part.is_dir() or not any(part.glob("*.json")):
@@ -65,6 +66,17 @@ def check_folder(folder: Path, pipelines: Sequence[str], components: Mapping[str
             raise PriorError(
                 f"the pipeline {folder} has no weights in {component}/ (*.safetensors, or *.bin): download it whole"
             )
+    return index
+
+
+def _read_index(file: Path, accepted: Sequence[str]) -> dict:
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+        found = index["_class_name"]
+    except (json.JSONDecodeError, KeyError, TypeError) as problem:
+        raise PriorError(f"{file} is damaged ({problem!r}): write the pipeline again") from None
+    if found not in accepted:
+        raise PriorError(f"the folder {file.parent} holds a {found}: this prior reads a {' or '.join(accepted)}")
     return index
 
 
@@ -107,7 +119,8 @@ def load_pipeline(
         raise PriorError(f"the pipeline {folder} cannot be loaded ({reason}): write or download it again") from problem
     for component in loaded.components.values():
         if isinstance(component, torch.nn.Module):
-            component.to(device=device, dtype=dtype).eval().requires_grad_(False)
+            # diffusers' own .to warns at each dtype given, about a list of modules that is empty here
+            torch.nn.Module.to(component, device=device, dtype=dtype).eval().requires_grad_(False)
     return loaded
 
 

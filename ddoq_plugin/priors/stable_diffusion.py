@@ -14,6 +14,7 @@ from .binding import WORDNET_ID, wordnet_words
 from .latent import LatentDiffusionPrior, downsampling
 from .pipelines import check_folder, fingerprint, load_pipeline, locate, pick_dtype
 
+_ACCEPTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 _COMPONENTS = {"unet": True, "vae": True, "text_encoder": True, "tokenizer": False, "scheduler": False}
 # the safety checker blacks images out, which a data set must not silently hold
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
@@ -91,8 +92,8 @@ def load_stable_diffusion(
         raise PriorError(f"the prompt template {template!r} has no place for the class name: write {{}} into it")
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
-    folder = locate(path, StableDiffusionPipeline, _UNUSED)
-    check_folder(folder, ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"), _COMPONENTS)
+    folder = locate(path, StableDiffusionPipeline, _ACCEPTED, _UNUSED)
+    check_folder(folder, _ACCEPTED, _COMPONENTS)
     options = {
         "template": template,
         "negative_prompt": negative_prompt,

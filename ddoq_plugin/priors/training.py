@@ -49,7 +49,8 @@ def train_prior(
     machine, with the same number of threads). A folder that is finished for this call is left as it is. On a CUDA
     device the networks run in bfloat16 autocast.
 
-    Raises PriorError where recipe and image size do not fit, or where the folder holds another prior.
+    Raises PriorError where recipe and image size do not fit, where the folder holds another prior, and where the
+    training diverges.
     """
     folder, device = Path(folder), pick_device(device)
     latent_size = recipe.latent_size(data.image_size)
@@ -100,7 +101,7 @@ def _train_autoencoder(
     def step(t: int) -> torch.Tensor:
         picked = batch_indices(len(data.train), settings.batch_size, t, order)
         images = _signed(data.train.images(picked), device)
-        noise = generator("prior autoencoder noise", seed, t, device=device.type)
+        noise = generator("prior autoencoder noise", seed, t, device=str(device))
         with _autocast(device):
             posterior = vae.encode(images).latent_dist
             latents = posterior.mean + posterior.std * torch.randn(
@@ -152,7 +153,7 @@ def _train_denoiser(
 
     def step(t: int) -> torch.Tensor:
         picked = batch_indices(len(labels), settings.batch_size, t, order)
-        chance = generator("prior denoiser noise", seed, t, device=device.type)
+        chance = generator("prior denoiser noise", seed, t, device=str(device))
         shape = (len(picked), *mean.shape[1:])
         clean = mean[picked].to(device) + std[picked].to(device) * torch.randn(shape, generator=chance, device=device)
         noise = torch.randn(shape, generator=chance, device=device)

@@ -10,7 +10,7 @@ from ..errors import QuantizationError
 from .checks import as_matrix, as_weights, check_clusters
 from .codebook import Codebook
 from .cost import gram_pays
-from .gram import default_restarts, gram_codebooks
+from .gram import Settings, default_restarts, gram_codebooks
 
 METHODS = ("auto", "gram", "lloyd", "minibatch")
 MASSES = ("voronoi", "balanced")
@@ -52,8 +52,8 @@ def quantize(
         The codebook, on the device of the latents.
 
     Raises:
-        QuantizationError: K out of range, NaN or infinity (the class and the sample named), bad weights, options that do
-            not go together.
+        QuantizationError: K out of range, NaN or infinity (the class and the sample named), bad weights, options that
+            do not go together.
     """
     options = {
         "weights": weights,
@@ -100,23 +100,29 @@ def quantize_many(
         runs = [restarts or default_restarts(count) for count in counts]
         method = "gram" if masses == "balanced" or gram_pays(*points.shape, counts, runs) else "lloyd"
     if method == "gram":
-        return gram_codebooks(
-            points,
-            shares,
-            keys,
-            restarts=restarts,
-            exchange=exchange,
-            limit=max_iterations,
-            balanced=masses == "balanced",
-            name=name,
-        )
+        settings = Settings(restarts, exchange, max_iterations, masses == "balanced")
+        return _gram(points, shares, name, keys, settings)
     if method == "lloyd":
         from .lloyd import lloyd_codebook
 
-        return {(count, seed): lloyd_codebook(points, shares, count, seed, max_iterations, name) for count, seed in keys}
+        return {
+            (count, seed): lloyd_codebook(points, shares, count, seed, max_iterations, name) for count, seed in keys
+        }
     from .streaming import streamed_codebook
 
     return {(count, seed): streamed_codebook(points, count, seed, batch_size, False, name) for count, seed in keys}
+
+
+def _gram(
+    points: Tensor, shares: Tensor | None, name: str | None, keys: list[tuple[int, int]], settings: Settings
+) -> dict[tuple[int, int], Codebook]:
+    if points.is_cuda and not settings.balanced:
+        from .batched import batched_codebooks
+
+        return {key: batched_codebooks([points], [shares], [name], *key, settings)[0] for key in keys}
+    device = points.device
+    found = gram_codebooks(points.cpu(), None if shares is None else shares.cpu(), name, keys, settings)
+    return {key: book.to(device) for key, book in found.items()}
 
 
 def _check_options(

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .codebook import Codebook
 from .gram import Gram
@@ -17,8 +18,8 @@ from .gram import Gram
 _UNITS = 1 << 40  # integer units of mass where weights differ: masses are right to K / 2^40
 
 
-def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int) -> tuple[Codebook, np.ndarray]:
-    """Return the balanced codebook reached from the partition ``labels``, and the squared distances [N] paid.
+def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int) -> Codebook:
+    """Return the balanced codebook reached from the partition ``labels`` int64 [N].
 
     Its ``distortion`` is W2^2 with masses 1/K; ``assignment`` is the centroid of each sample's largest share.
     """
@@ -28,10 +29,32 @@ def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int)
     shares = np.zeros((len(supply), clusters), dtype=np.int64)
     shares[np.arange(len(supply)), labels] = supply
     costs = np.empty(shares.shape)
-    _, used = alternate(
-        gram.matrix, gram.diagonal, gram.weights, supply, demand, shares, costs, gram.slack * 1e-3, limit
+    total, used = alternate(gram.matrix, gram.diagonal, gram.weights, supply, demand, shares, costs, gram.slack, limit)
+    assignment = np.where(supply > 0, shares.argmax(axis=1), costs.argmin(axis=1))
+    return Codebook(
+        centroids=_means(gram, used, supply).to(torch.float32),
+        masses=torch.full((clusters,), 1 / clusters, dtype=torch.float64),
+        distortion=total / float(gram.weights.sum()),
+        assignment=torch.from_numpy(assignment),
+        nearest=torch.from_numpy(_nearest(shares, costs, assignment)),
     )
-    return _codebook(gram, used, shares, costs, supply)
+
+
+def _means(gram: Gram, shares: np.ndarray, supply: np.ndarray) -> Tensor:
+    samples, points = shares.nonzero()
+    parts = gram.weights[samples] * shares[samples, points] / supply[samples]
+    rows = torch.from_numpy(points)
+    sums = torch.zeros(shares.shape[1], gram.centred.shape[1], dtype=gram.centred.dtype)
+    sums.index_add_(0, rows, gram.centred[samples] * torch.from_numpy(parts).to(sums.dtype)[:, None])
+    masses = torch.bincount(rows, weights=torch.from_numpy(parts)).to(sums.dtype)
+    return sums / masses[:, None] + gram.centre
+
+
+def _nearest(shares: np.ndarray, costs: np.ndarray, assignment: np.ndarray) -> np.ndarray:
+    """Of each point's samples the nearest; those assigned to it come first, so that indices differ where they can."""
+    own = (assignment[:, None] == np.arange(shares.shape[1])) & (shares > 0)
+    candidates = np.where(own.any(axis=0), own, shares > 0)
+    return np.where(candidates, costs, np.inf).argmin(axis=0)
 
 
 def integer_masses(weights: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -63,9 +64,18 @@ def check_clusters(clusters: Sequence[int], points: Tensor, weights: Tensor | No
 def check_finite(points: Tensor, name: str | None, block: int = 4096) -> None:
     """Raise a ``QuantizationError`` that names the first sample with a NaN or an infinity."""
     for start in range(0, len(points), block):
-        finite = torch.isfinite(points[start : start + block]).all(dim=1)
+        rows = points[start : start + block]
+        # a sum is finite only if all its terms are, and is taken an order of magnitude faster
+        if math.isfinite(float(rows.sum(dtype=torch.float32 if rows.dtype.itemsize < 4 else None))):
+            continue
+        finite = torch.isfinite(rows).all(dim=1)
         if not bool(finite.all()):
             index = start + int((~finite).nonzero()[0])
             raise QuantizationError(
                 f"Sample {index} of {called(name)} holds NaN or infinity: find where its latent was made."
             )
+
+
+def too_large(name: str | None) -> QuantizationError:
+    """The error for latents whose squares exceed float64."""
+    return QuantizationError(f"The latents of {called(name)} are too large to square in float64: rescale them.")

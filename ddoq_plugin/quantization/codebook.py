@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,11 @@ class Codebook:
     def effective_sample_size(self) -> float:
         """How many equally weighted points the masses are worth, in [1, K]."""
         return effective_sample_size(self.masses)
+
+    def to(self, device: torch.device | str) -> Codebook:
+        """Return the codebook with its tensors on ``device``."""
+        moved = {field: getattr(self, field).to(device) for field in ("centroids", "masses", "assignment", "nearest")}
+        return replace(self, **moved)
 
 
 def codebook_of(codes: Tensor, labels: Tensor, distances: Tensor, weights: Tensor | None) -> Codebook:
@@ -102,6 +107,7 @@ def shape_weights(masses: Tensor, weighting: str = "sqrt", alpha: float | None =
 
 def _checked(weights: Tensor) -> Tensor:
     values = torch.as_tensor(weights).to(torch.float64).reshape(-1)
-    if len(values) == 0 or not bool(torch.isfinite(values).all()) or float(values.min()) < 0 or float(values.max()) <= 0:
+    usable = len(values) > 0 and bool(torch.isfinite(values).all())
+    if not usable or float(values.min()) < 0 or float(values.max()) <= 0:
         raise QuantizationError("Weights must be finite, none negative and not all zero.")
     return values

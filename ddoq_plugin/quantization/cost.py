@@ -12,8 +12,8 @@ def gram_pays(samples: int, dimensions: int, clusters: list[int], restarts: list
     """Whether one Gram matrix serves all of ``clusters`` (one entry per K and seed) cheaper than direct Lloyd each.
 
     In multiply-adds:
-        Gram: N^2 d / 2 for the product (symmetric), then per restart N^2 (sums) + 3 N K per pass, of which Lloyd and the
-            exchange need about 20 together.
+        Gram: N^2 d / 2 for the product (symmetric), then per restart N^2 (sums) + 3 N K per pass, of which Lloyd and
+            the exchange need about 20 together.
         Direct: 20 passes of N K d, and nothing for the start.
     The memory of the Gram matrix, 8 N^2 bytes, must stay below 2 GiB. Where Gram costs up to four times as much it is
     still taken: its exchange step and restarts buy 1-4 % of distortion that direct Lloyd cannot reach.

@@ -21,7 +21,7 @@ _BLOCK = 128  # points whose best exchanges are found together, in vector regist
 
 @compiled
 def seed_greedy(gram, diagonal, weights, uniforms, labels):
-    """Greedy k-means++ (Arthur & Vassilvitskii 2007, section 4): of L candidates keep the one that lowers the cost most.
+    """Greedy k-means++ (Arthur & Vassilvitskii 2007): of L candidates keep the one that lowers the cost most.
 
     ``uniforms`` [K, L] in [0, 1) drive the draws; ``labels`` [N] receives the index of each point's nearest centre.
     """
@@ -193,72 +193,79 @@ def _move(gram, weight, point, source, target, sums, masses):
 
 
 @compiled
-def _best_exchange(diagonal, weights, labels, sums, squares, masses, start, stop, gain, target):
-    """Best exchange of each point in [start, stop): ``gain`` of cost by joining ``target`` instead of staying.
+def _can_gain(diagonal, weights, labels, sums, squares, masses, slack, saved, margins):
+    """Set ``margins`` of a block of points below 0 where some move improves; no division, so that it vectorises well.
 
-    Joining cell k costs w m_k / (m_k + w) |x - z_k|^2, leaving cell a saves w m_a / (m_a - w) |x - z_a|^2 (Hartigan
-    1975; Telgarsky & Vattani 2010, section 2). The own cell is left out by the caller's comparison: m_a/(m_a + w) is
-    below m_a/(m_a - w), so its "gain" has to be masked here.
+    Leaving cell a saves m_a / (m_a - w) |x - z_a|^2 per unit of mass, joining cell k costs m_k / (m_k + w) |x - z_k|^2
+    (Hartigan 1975; Telgarsky & Vattani 2010, section 2). ``saved`` takes the former less the slack.
     """
-    for j in range(stop - start):
-        gain[j] = np.inf
-        target[j] = -1
-    for k in range(masses.size):
-        mass = masses[k]
-        offset = squares[k] / (mass * mass)
-        slope = 2.0 / mass
-        row = sums[k]
-        for j in range(stop - start):
-            i = start + j
-            cost = (diagonal[i] + offset - slope * row[i]) * mass / (mass + weights[i])
-            cost = np.inf if labels[i] == k else cost
-            closer = cost < gain[j]
-            gain[j] = cost if closer else gain[j]
-            target[j] = k if closer else target[j]
-    for j in range(stop - start):
-        i = start + j
+    count = diagonal.size
+    for i in range(count):
         own = labels[i]
         mass = masses[own]
         distance = diagonal[i] + squares[own] / (mass * mass) - 2.0 * sums[own, i] / mass
         rest = mass - weights[i]
-        gain[j] = distance * mass / rest - gain[j] if rest > 0.0 else -np.inf
+        saved[i] = distance * mass / rest - slack if rest > 0.0 else -np.inf
+        margins[i] = np.inf
+    for k in range(masses.size):
+        mass = masses[k]
+        offset = squares[k] / mass
+        row = sums[k]
+        for i in range(count):
+            # joining costs less than is saved, both times m_k + w
+            margin = diagonal[i] * mass + offset - 2.0 * row[i] - saved[i] * (mass + weights[i])
+            margin = np.inf if labels[i] == k else margin
+            margins[i] = margin if margin < margins[i] else margins[i]
+
+
+@compiled
+def _cheapest_cell(norm, weight, own, point, sums, squares, masses):
+    """Cell that ``point`` (squared norm ``norm``) joins most cheaply, its own left out, and that cost per mass."""
+    best = -1
+    least = np.inf
+    for k in range(masses.size):
+        mass = masses[k]
+        joined = (norm + squares[k] / (mass * mass) - 2.0 * sums[k, point] / mass) * mass / (mass + weight)
+        if joined < least and k != own:
+            least = joined
+            best = k
+    return best, least
 
 
 @compiled
 def exchange(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit):
     """Hartigan's exchange until no single move lowers the cost; returns the number of moves.
 
-    Needs the state that ``lloyd`` leaves. A block of points is searched at once; a point found to gain is searched
-    again before it moves, because others of its block may have moved meanwhile. It ends with a sweep without a move.
+    Needs the state that ``lloyd`` leaves. A block of points is searched at once; each point found is searched again
+    before it moves, because others of its block may have moved meanwhile. It ends with a sweep without a move.
     """
     count = gram.shape[0]
-    gain = np.empty(_BLOCK)
-    target = np.empty(_BLOCK, np.int64)
-    single = np.empty(1)
-    goal = np.empty(1, np.int64)
+    saved = np.empty(_BLOCK)
+    margins = np.empty(_BLOCK)
     total = 0
     for _ in range(limit):
         before = total
         for start in range(0, count, _BLOCK):
             stop = min(start + _BLOCK, count)
-            moved = total
-            _best_exchange(diagonal, weights, labels, sums, squares, masses, start, stop, gain, target)
+            part = slice(start, stop)
+            _can_gain(
+                diagonal[part], weights[part], labels[part], sums[:, part], squares, masses, slack, saved, margins
+            )
             for i in range(start, stop):
                 source = labels[i]
-                if gain[i - start] > slack and weights[i] > 0.0 and members[source] > 1:
-                    joined = target[i - start]
-                    if total > moved:
-                        _best_exchange(diagonal, weights, labels, sums, squares, masses, i, i + 1, single, goal)
-                        joined = goal[0]
-                        if single[0] <= slack:
-                            continue
-                    weight = weights[i]
+                weight = weights[i]
+                if margins[i - start] < 0.0 and weight > 0.0 and members[source] > 1:
+                    mass = masses[source]
+                    kept = diagonal[i] + squares[source] / (mass * mass) - 2.0 * sums[source, i] / mass
+                    target, joined = _cheapest_cell(diagonal[i], weight, source, i, sums, squares, masses)
+                    if kept * mass / (mass - weight) - joined <= slack:
+                        continue
                     squares[source] += weight * (weight * diagonal[i] - 2.0 * sums[source, i])
-                    squares[joined] += weight * (weight * diagonal[i] + 2.0 * sums[joined, i])
-                    _move(gram, weight, i, source, joined, sums, masses)
+                    squares[target] += weight * (weight * diagonal[i] + 2.0 * sums[target, i])
+                    _move(gram, weight, i, source, target, sums, masses)
                     members[source] -= 1
-                    members[joined] += 1
-                    labels[i] = joined
+                    members[target] += 1
+                    labels[i] = target
                     total += 1
         if total == before:
             break

@@ -18,12 +18,14 @@ from torch import Tensor
 from ..seeding import generator
 from .checks import check_finite
 from .codebook import Codebook, codebook_of
-from .gram import gram_codebooks
+from .gram import RESOLVED, gram_codebooks
 
 _SUBSAMPLE = 2048  # samples of the starting codebook, or
 _SUBSAMPLE_PER_CLUSTER = 5  # times K where that is more
 _SUBSAMPLE_LIMIT = 8192  # beyond it the start is K random samples
-_BLOCK_ELEMENTS = 4 << 20  # elements of a block: 16 MB of float32, so that its second read comes from the cache
+# elements of a block of samples, and of its distances: both stay in the cache until they are read again
+_BLOCK_ELEMENTS = 4 << 20
+_BLOCK_DISTANCES = 1 << 20
 _DOUBLE_DIMENSIONS = 64
 _TOLERANCE = 1e-5  # relative fall of the distortion at which the iteration ends
 
@@ -71,14 +73,15 @@ def _start(points: Tensor, weights: Tensor | None, clusters: int, seed: int, nam
         return points[rows[:clusters]].to(working_dtype(points))
     rows = rows[:size]
     chosen = None if weights is None else weights[rows].cpu()
-    book = gram_codebooks(points[rows].cpu(), chosen, [(clusters, seed)], name=name)[clusters, seed]
+    book = gram_codebooks(points[rows].cpu(), chosen, name, [(clusters, seed)])[clusters, seed]
     return book.centroids.to(points.device, working_dtype(points))
 
 
 def assign(points: Tensor, weights: Tensor | None, codes: Tensor, centre: Tensor) -> Assigned:
     """Assign every sample to the nearest of ``codes`` and take the cells' means, block by block.
 
-    Distances are |x|^2 - 2<x, z> + |z|^2 from ``centre``, with an error of about 4 eps |x - centre|^2.
+    Distances are |x|^2 - 2<x, z> + |z|^2 from ``centre``, with an error of about 4 eps |x - centre|^2; where that could
+    show in the distortion, they are taken again by subtraction.
     """
     count, clusters = len(points), len(codes)
     labels = torch.empty(count, dtype=torch.int64, device=points.device)
@@ -87,10 +90,12 @@ def assign(points: Tensor, weights: Tensor | None, codes: Tensor, centre: Tensor
     masses = torch.zeros(clusters, dtype=torch.float64, device=points.device)
     moved = codes - centre
     squares = (moved * moved).sum(dim=1)
-    block = max(1024, _BLOCK_ELEMENTS // points.shape[1])
+    largest = 0.0
+    block = max(256, min(_BLOCK_ELEMENTS // points.shape[1], _BLOCK_DISTANCES // clusters))
     for start in range(0, count, block):
         rows = points[start : start + block].to(codes.dtype) - centre
-        nearest, cells = nearest_code(rows, moved, squares)
+        nearest, cells, norms = nearest_code(rows, moved, squares)
+        largest = max(largest, float(norms.max()))
         share = torch.ones_like(nearest) if weights is None else weights[start : start + block].to(codes.dtype)
         sums += cell_sums(cells, rows if weights is None else rows * share[:, None], clusters)
         masses += cell_sums(cells, share[:, None], clusters)[:, 0]
@@ -98,14 +103,23 @@ def assign(points: Tensor, weights: Tensor | None, codes: Tensor, centre: Tensor
         distances[start : start + block] = nearest
     codes = _fill_empty(points, weights, codes, centre, labels, distances, sums, masses)
     means = (sums / masses[:, None]).to(codes.dtype) + centre
-    total = distances.mean() if weights is None else (weights * distances).mean()
-    return Assigned(codes, labels, distances, means, float(total))
+    total = float(distances.mean() if weights is None else (weights * distances).mean())
+    if total <= RESOLVED * 4 * torch.finfo(codes.dtype).eps * largest:
+        for start in range(0, count, block):
+            part = slice(start, start + block)
+            distances[part] = (points[part].to(torch.float64) - codes[labels[part]]).square().sum(dim=1)
+        total = float(distances.mean() if weights is None else (weights * distances).mean())
+    return Assigned(codes, labels, distances, means, total)
 
 
-def nearest_code(rows: Tensor, codes: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance and index [n] of the nearest of ``codes`` [K, d], whose squared norms are ``squares`` [K]."""
+def nearest_code(rows: Tensor, codes: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distance to and index of the nearest of ``codes`` [K, d], and the squared norms of ``rows``, each [n].
+
+    ``squares`` [K] are the squared norms of the codes.
+    """
     offset, cells = torch.addmm(squares, rows, codes.T, alpha=-2.0).min(dim=1)
-    return ((rows * rows).sum(dim=1) + offset).clamp_(min=0), cells
+    norms = torch.linalg.vector_norm(rows, dim=1).square()
+    return (norms + offset).clamp_(min=0), cells, norms
 
 
 def cell_sums(cells: Tensor, rows: Tensor, clusters: int) -> Tensor:

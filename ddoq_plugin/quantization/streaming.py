@@ -1,9 +1,9 @@
 """Quantisation of latents that are read once: competitive learning (CLVQ) with the step 1/count, in mini-batches.
 
 A batch moves each centroid to the mean of all samples it has ever been given, z_k += sum_batch (x - z_k) / count_k:
-CLVQ's step 1/count (Pages 2015, section 3.2; MacQueen 1967), a batch at a time, as scikit-learn's MiniBatchKMeans and so
-D4M's code do it. Memory is one batch and the codebook. What the stream leaves over is fitted too, for every class; the
-masses come from one last pass, because counts gathered while centroids move are not the masses of the final cells.
+CLVQ's step 1/count (MacQueen 1967; Pages 2015), a batch at a time, as scikit-learn's MiniBatchKMeans and so D4M's code
+do it. Memory is one batch and the codebook. What the stream leaves over is fitted too, for every class; the masses come
+from one last pass, because counts gathered while centroids move are not the masses of the final cells.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class StreamingQuantizer:
         self.clusters = clusters
         self.batch_size = batch_size or max(_BATCH, _BATCH_PER_CLUSTER * clusters)
         if self.batch_size < clusters:
-            raise QuantizationError(f"A batch of {batch_size} samples cannot start {clusters} clusters: make it larger.")
+            raise QuantizationError(f"A batch of {batch_size} samples cannot start {clusters} clusters: enlarge it.")
         self.seed = seed
         self.published = published
         self.name = name
@@ -121,7 +121,7 @@ class StreamingQuantizer:
             return
         rows = batch.to(self._codes.dtype) - self._centre
         codes = self._codes - self._centre
-        _, cells = nearest_code(rows, codes, (codes * codes).sum(dim=1))
+        _, cells, _ = nearest_code(rows, codes, (codes * codes).sum(dim=1))
         gained = torch.bincount(cells, minlength=self.clusters).to(codes.dtype)
         self._counts += gained
         step = (cell_sums(cells, rows, self.clusters) - gained[:, None] * codes) / self._counts.clamp(min=1)[:, None]
@@ -140,7 +140,7 @@ class StreamingQuantizer:
             self._codes = cell_sums(labels, rows, self.clusters) / counts[:, None] + self._centre
         else:
             key = (self.clusters, self.seed)
-            book = gram_codebooks(batch.cpu(), None, [key], name=self.name)[key]
+            book = gram_codebooks(batch.cpu(), None, self.name, [key])[key]
             self._codes = book.centroids.to(batch.device, self._centre.dtype)
             counts = torch.bincount(book.assignment, minlength=self.clusters).to(batch.device)
         self._counts = counts.to(self._codes.dtype)
@@ -166,6 +166,7 @@ def streamed_codebook(
     points: Tensor, clusters: int, seed: int, batch_size: int | None, published: bool, name: str | None
 ) -> Codebook:
     """Quantise ``points`` [N, d] in one pass over a shuffled order, then take the masses in a second."""
+    check_finite(points, name)  # before the shuffle, which would change the number of a sample
     stream = StreamingQuantizer(clusters, seed=seed, batch_size=batch_size, published=published, name=name)
     order = torch.randperm(len(points), generator=generator("quantize order", seed)).to(points.device)
     for start in range(0, len(points), stream.batch_size):
@@ -174,7 +175,9 @@ def streamed_codebook(
     return stream.codebook(points)
 
 
-def d4m_codebook(latents: Tensor, clusters: int, *, km_expand: int = 1, seed: int = 0, name: str | None = None) -> Codebook:
+def d4m_codebook(
+    latents: Tensor, clusters: int, *, km_expand: int = 1, seed: int = 0, name: str | None = None
+) -> Codebook:
     """Quantise latents [N, ...] as D4M's published code does: one shuffled pass in batches of ``km_expand`` * K.
 
     D4M (Su et al. 2024, arXiv 2407.15138; code suduo94/D4M) calls ``partial_fit`` of scikit-learn's MiniBatchKMeans per

@@ -125,12 +125,11 @@ def transport(costs, supply, demand, prices, shares):
 
 
 @compiled
-def share_costs(gram, diagonal, weights, supply, shares, costs):
-    """Fill ``costs`` [N, K]: squared distances to the weighted means of the shares."""
+def share_sums(gram, weights, supply, shares, sums, masses):
+    """Fill ``sums`` [K, N] and ``masses`` [K] (as in ``gram_kernels``) from the shares."""
     count, clusters = shares.shape
-    sums = np.zeros((clusters, count))
-    squares = np.zeros(clusters)
-    masses = np.zeros(clusters)
+    sums[:] = 0.0
+    masses[:] = 0.0
     for j in range(count):
         for k in range(clusters):
             if shares[j, k] > 0:
@@ -140,6 +139,13 @@ def share_costs(gram, diagonal, weights, supply, shares, costs):
                 row = gram[j]
                 for i in range(count):
                     target[i] += part * row[i]
+
+
+@compiled
+def share_costs(diagonal, weights, supply, shares, sums, masses, costs):
+    """Fill ``costs`` [N, K]: squared distances to the weighted means of the shares."""
+    count, clusters = shares.shape
+    squares = np.zeros(clusters)
     for j in range(count):
         for k in range(clusters):
             if shares[j, k] > 0:
@@ -153,26 +159,98 @@ def share_costs(gram, diagonal, weights, supply, shares, costs):
 
 
 @compiled
-def alternate(gram, diagonal, weights, supply, demand, shares, costs, slack, limit):
-    """Alternate means and exact transport from ``shares`` until the transport costs no less; returns the cost.
+def swap(gram, diagonal, weights, supply, shares, sums, slack, limit):
+    """Swap pairs of samples of one weight between points while that lowers the cost; returns the number of swaps.
 
-    At the end ``costs`` [N, K] are the squared distances to the centroids and ``used`` the shares [N, K] whose means
-    these centroids are; ``shares`` is the cheapest transport to them, the same as ``used`` at convergence.
+    With x_i all in a and x_j all in b, both points of mass m, the cost falls by 2 w / m times
+
+        <s_b - s_a, x_i - x_j> + w |x_i - x_j|^2,    s_k = sum of the weighted shares of k:
+
+    Hartigan's exchange under equal masses. The transport leaves the first term at most 0; the second is what means that
+    move along gain. Samples split between points stay.
     """
-    clusters = demand.size
+    count, clusters = shares.shape
+    label = np.full(count, -1)
+    own = np.empty(count)  # <s_a, x_i>, a the point that holds x_i
+    column = np.empty(clusters)
+    swaps = 0
+    for i in range(count):
+        for k in range(clusters):
+            if supply[i] > 0 and shares[i, k] == supply[i]:
+                label[i] = k
+                own[i] = sums[k, i]
+    for _ in range(limit):
+        before = swaps
+        for i in range(count):
+            source = label[i]
+            if source < 0:
+                continue
+            weight = weights[i]
+            column[:] = sums[:, i]
+            near = sums[source]
+            row = gram[i]
+            best = -1
+            most = slack * weight
+            for j in range(count):
+                target = label[j]
+                if target >= 0 and target != source and weights[j] == weight:
+                    apart = diagonal[i] + diagonal[j] - 2.0 * row[j]
+                    gain = column[target] - own[i] + near[j] - own[j] + weight * apart
+                    if gain > most:
+                        most = gain
+                        best = j
+            if best < 0:
+                continue
+            target = label[best]
+            shares[i, source] = 0
+            shares[i, target] = supply[i]
+            shares[best, target] = 0
+            shares[best, source] = supply[best]
+            label[i] = target
+            label[best] = source
+            far = sums[target]
+            other = gram[best]
+            for j in range(count):
+                change = weight * (other[j] - row[j])
+                near[j] += change
+                far[j] -= change
+            for j in range(count):
+                if label[j] >= 0:
+                    own[j] = sums[label[j], j]
+            swaps += 1
+        if swaps == before:
+            break
+    return swaps
+
+
+@compiled
+def alternate(gram, diagonal, weights, supply, demand, shares, costs, slack, limit):
+    """Alternate means and exact transport from ``shares``, then swaps, until neither lowers the cost; returns it.
+
+    At the end ``costs`` [N, K] are the squared distances to the centroids and ``used``, also returned, the shares [N, K]
+    whose means these centroids are; ``shares`` is the cheapest transport to them, the same as ``used`` at convergence.
+    """
+    count, clusters = shares.shape
+    sums = np.empty((clusters, count))
+    masses = np.empty(clusters)
     prices = np.zeros(clusters)
     used = shares.copy()
     previous = np.inf
     while True:
         used[:] = shares
-        share_costs(gram, diagonal, weights, supply, used, costs)
+        share_sums(gram, weights, supply, used, sums, masses)
+        share_costs(diagonal, weights, supply, used, sums, masses, costs)
         transport(costs, supply, demand, prices, shares)
         total = 0.0
-        for i in range(costs.shape[0]):
+        for i in range(count):
             for k in range(clusters):
                 if shares[i, k] > 0:
                     total += weights[i] * shares[i, k] / supply[i] * costs[i, k]
         limit -= 1
-        if total >= previous - slack or limit == 0:
+        if limit <= 0:
             return total, used
+        if total >= previous - slack:
+            share_sums(gram, weights, supply, shares, sums, masses)
+            if swap(gram, diagonal, weights, supply, shares, sums, slack, limit) == 0:
+                return total, used
         previous = total

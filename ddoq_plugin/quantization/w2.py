@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import QuantizationError
-from .checks import as_matrix, as_weights, check_finite
+from .checks import as_matrix, as_weights, check_finite, too_large
 
 _BLOCK = 4096  # samples whose distances are held at once in the closed form
 
@@ -26,9 +27,9 @@ def w2_squared(
             W2^2 = mean_i min_k |x_i - z_k|^2 needs no solver (Graf & Luschgy 2000, lemma 4.2).
         weights: non-negative weights [N] of the samples, any scale; None: all equal.
 
-    With given masses this is a transport problem, solved exactly by POT's network simplex. Distances come from a float32
-    product of centred latents (float64 in float64 or low dimension), so the result is right to about 1e-6 of the
-    class variance.
+    With given masses this is a transport problem, solved exactly by POT's network simplex. Distances come from a
+    float32 product of centred latents (float64 in float64 or low dimension), so the result is right to about 1e-6 of
+    the class variance.
 
     Raises:
         QuantizationError: shapes that do not fit, bad masses or weights, NaN or infinity.
@@ -46,10 +47,12 @@ def w2_squared(
         value = total / len(points)
     else:
         heights = as_weights(masses, codes, "the centroids")
-        value = _transport(squared_distances(points, codes).cpu().numpy(), shares, heights)
-    if not np.isfinite(value):
+        distances = squared_distances(points, codes)
+        value = _transport(distances, shares, heights) if bool(torch.isfinite(distances).all()) else math.nan
+    if not math.isfinite(value):
         check_finite(points, None)
         check_finite(codes, "the centroids")
+        raise too_large(None)
     return value
 
 
@@ -63,13 +66,12 @@ def squared_distances(points: Tensor, codes: Tensor) -> Tensor:
     return squares.clamp_(min=0)
 
 
-def _transport(distances: np.ndarray, shares: Tensor | None, heights: Tensor) -> float:
+def _transport(distances: Tensor, shares: Tensor | None, heights: Tensor) -> float:
     count, clusters = distances.shape
     source = np.full(count, 1 / count) if shares is None else shares.cpu().numpy() / count
     target = heights.cpu().numpy() / clusters
     target *= source.sum() / target.sum()
-    cost = distances.astype(np.float64)
-    return float(_pot().emd2(source, target, cost, numItermax=10_000_000))
+    return float(_pot().emd2(source, target, distances.to("cpu", torch.float64).numpy(), numItermax=10_000_000))
 
 
 def _pot():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -21,7 +21,8 @@ ALPHA = 0.05
 class Comparison:
     """A line against a reference line, for one student, over the seeds that both have.
 
-    ``p_holm`` is adjusted over all comparisons made together; NaN where there is no test.
+    ``test_id`` is the same for comparisons of the very same sets, which are one test. ``p_holm`` is adjusted over all
+    tests made together; NaN where there is no test.
     """
 
     line: RowKey
@@ -29,6 +30,7 @@ class Comparison:
     method: str
     student: str
     test: PairedTest
+    test_id: tuple
     p_holm: float = math.nan
 
     @property
@@ -38,7 +40,7 @@ class Comparison:
 
     @property
     def mark(self) -> str:
-        """The sign for a table: the reference's where it differs, with = where the differences do not vary, or nothing."""
+        """The sign for a table: the reference's where it differs, = before it where the differences do not vary."""
         sign = REFERENCES[self.method]
         return sign if self.significant else f"={sign}" if self.test.no_variance else ""
 
@@ -47,21 +49,42 @@ def compare_with_references(frame: pd.DataFrame, metric: str = "top1") -> list[C
     """Test every line against D4M and against random selection: paired over seeds, same student, same IPC.
 
     D4M's line with the same number of clusters is the reference, or else its line with as many clusters as images
-    per class. Lines that are the same sets are not compared. Holm's correction runs over all tests together.
+    per class; D4M itself is tested against random selection only. Lines that are the same sets are one test, and are
+    not tested against each other. Holm's correction runs over all tests together.
     """
     values = values_by_seed(distilled_rows(frame), metric)
-    same = identical_lines(frame)
+    same, methods = identical_lines(frame), methods_of(frame)
     made = []
     for line in sort_keys([key for key, _ in values]):
         for method in REFERENCES:
             reference = reference_line(frame, method, line)
-            if reference is None or reference == line or same.get(line, line) == same.get(reference, reference):
+            if reference is None or not comparable(methods[line], method):
+                continue
+            if same.get(line, line) == same.get(reference, reference):
                 continue
             for student in students_of(frame):
                 pair = values.get((line, student), {}), values.get((reference, student), {})
-                made.append((line, reference, method, student, paired_test(*pair)))
-    adjusted = holm([test.p for *_, test in made])
-    return [Comparison(*parts, p_holm=p) for parts, p in zip(made, adjusted, strict=True)]
+                test_id = (same.get(line, line), same.get(reference, reference), student)
+                made.append(Comparison(line, reference, method, student, paired_test(*pair), test_id))
+    tests = {one.test_id: one.test.p for one in made}
+    adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
+    return [replace(one, p_holm=adjusted[one.test_id]) for one in made]
+
+
+def number_of_tests(comparisons: Sequence[Comparison]) -> int:
+    """Return how many tests there are among ``comparisons``, those of the very same sets counted once."""
+    return len({one.test_id for one in comparisons if not math.isnan(one.test.p)})
+
+
+def comparable(method: str, reference: str) -> bool:
+    """Return whether ``method`` is tested against ``reference``; two references are compared in one direction only."""
+    order = list(REFERENCES)
+    return method not in order or order.index(method) < order.index(reference)
+
+
+def methods_of(frame: pd.DataFrame) -> dict[RowKey, str]:
+    """Return the method of each line."""
+    return {row_key(row): str(row["method"]) for row in frame.to_dict("records")}
 
 
 def paired_test(a: dict[int, float], b: dict[int, float]) -> PairedTest:
@@ -117,7 +140,9 @@ def weighting_pairs(frame: pd.DataFrame) -> list[tuple[RowKey, RowKey]]:
     return pairs
 
 
-def mean_over_students(values: dict[tuple[RowKey, str], dict[int, float]], line: RowKey, students: Sequence[str]) -> dict:
+def mean_over_students(
+    values: dict[tuple[RowKey, str], dict[int, float]], line: RowKey, students: Sequence[str]
+) -> dict:
     """Return {seed: mean over students} for the seeds that every student has."""
     of_line = [values.get((line, student), {}) for student in students]
     seeds = set.intersection(*map(set, of_line)) if of_line else set()

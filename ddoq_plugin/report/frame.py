@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import yaml
 
 from ..errors import EvaluationError
 
@@ -80,7 +81,21 @@ def load_rows(folder: str | Path) -> pd.DataFrame:
         files = [file for file in files if file.name != "meta.json"]
     if not files:
         raise EvaluationError(f"there are no result rows in {place}; run the sweep first, or give its output folder")
-    return make_frame([_read(file) for file in files])
+    teacher = _teacher_columns(root / "meta.json")
+    return make_frame([teacher | _read(file) for file in files])
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run's folder: ``rows/*.json``, ``config.yaml`` (with its notes) and ``meta.json`` where they are there.
+
+    Raises:
+        EvaluationError: see ``load_rows``.
+    """
+    root = Path(folder)
+    config = root / "config.yaml"
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    notes = (yaml.safe_load(text) or {}).get("notes", "")
+    return Run(load_rows(root), text, {"notes": notes, **_meta(root / "meta.json")})
 
 
 def make_frame(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +120,9 @@ def make_frame(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     if len(doubled):
         first = doubled.iloc[0]
         key = row_key(first)
-        raise EvaluationError(f"two rows have {key}, student {first['student']}, seed {first['seed']}; keep one of them")
+        raise EvaluationError(
+            f"two rows have {key}, student {first['student']}, seed {first['seed']}; keep one of them"
+        )
     order = frame.assign(_rank=[_rank(row_key(row)) for row in frame.to_dict("records")])
     return order.sort_values(["_rank", "student", "seed"], kind="stable").drop(columns="_rank").reset_index(drop=True)
 
@@ -156,18 +173,39 @@ def values_by_seed(frame: pd.DataFrame, metric: str) -> dict[tuple[RowKey, str],
 
 def _rank(key: RowKey) -> tuple:
     family = 0 if key.label.startswith("random") else 2 if key.label.startswith("ddoq") else 1
-    return (key.ipc is None, key.ipc or 0, family, key.label, key.clusters is not None, key.clusters or 0)
+    # equal weights, the paired reference of the others, stand first
+    return (
+        key.ipc is None,
+        key.ipc or 0,
+        family,
+        "uniform" not in key.label,
+        key.label,
+        key.clusters is not None,
+        key.clusters or 0,
+    )
 
 
 def _integer(value: Any) -> int | None:
     return None if pd.isna(value) else int(value)
 
 
+def _meta(file: Path) -> dict[str, Any]:
+    return _read(file) if file.is_file() else {}
+
+
+def _teacher_columns(file: Path) -> dict[str, float | None]:
+    """Return the teacher's accuracy, which a run keeps beside its rows."""
+    teacher = _meta(file).get("teacher") or {}
+    return {f"teacher_{part}_top1": teacher.get(f"{part}_accuracy") for part in ("val", "test")}
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise EvaluationError(f"the result row {file} cannot be read ({problem}); remove it and run the sweep again") from None
+        raise EvaluationError(
+            f"the file {file} cannot be read ({problem}); remove it and run the sweep again"
+        ) from None
     if not isinstance(row, dict):
-        raise EvaluationError(f"the file {file} is no result row; remove it from the run's folder")
+        raise EvaluationError(f"the file {file} is no mapping; remove it from the run's folder")
     return row

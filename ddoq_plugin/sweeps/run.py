@@ -232,6 +232,14 @@ def _absolute(config: SweepConfig) -> SweepConfig:
         for name, value in config.dataset.options().items()
     }
     content = config.model_dump() | paths | {"dataset": {"name": config.dataset.name, **dataset}}
-    if config.prior is not None and config.prior.path and Path(config.prior.path).exists():  # else it is a hub id
-        content["prior"]["path"] = str(Path(config.prior.path).resolve())
+    content["protocol"] = _existing(config.protocol)
+    if config.teacher is not None:
+        content["teacher"]["protocol"] = _existing(config.teacher.protocol)
+    if config.prior is not None:
+        content["prior"] |= {"path": _existing(config.prior.path), "train": _existing(config.prior.train)}
     return SweepConfig(**content)
+
+
+def _existing(text: str | None) -> str | None:
+    """Return the absolute path of what exists as a file or folder; anything else is a name (or a hub id)."""
+    return str(Path(text).resolve()) if text is not None and Path(text).exists() else text

@@ -38,6 +38,7 @@ def run_trials(
     from ray import tune
 
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the rows are the log
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its banners ignore verbose=0
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "16")
     shown = bar(len(trials), "students", show=progress)
 

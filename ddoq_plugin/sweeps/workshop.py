@@ -85,13 +85,16 @@ class Workshop:
         """Raise the error of anything in the config that must fail, before expensive work starts."""
         from ..evaluation import build_student
 
-        self.data.check(progress=self.progress)
         planned = PlannedContext(self.data, self.config.prior)
         for spec in grid.sets:
             spec.distiller().check(planned, spec.ipc, spec.clusters)
         for student in [*self.config.students, *([self.config.teacher.student] if self.config.teacher else [])]:
             build_student(student, self.data.num_classes, self.data.image_size, seed=0)
         _ = self.context_key, self.evaluator.key  # a missing prior, recipe, protocol or teacher is found here
+        checked = {"data": self.data.fingerprint}  # every image is read once a dataset, not at every start
+        if self.store.find("checked_data", checked) is None:
+            self.data.check(progress=self.progress)
+            self.store.get("checked_data", checked, lambda folder: None)
 
     def fill_codebooks(
         self, options: CodebookOptions, classes: list[int], clusters: list[int], seeds: list[int]

@@ -52,7 +52,8 @@ def save_dit(folder: Path, *, learned_sigma: bool = True, classes: int = 3, **sc
             num_embeds_ada_norm=classes,
         )
         settings = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1} | scheduler
-        DiTPipeline(transformer=transformer, vae=tiny_vae(), scheduler=DDIMScheduler(**settings)).save_pretrained(folder)
+        pipeline = DiTPipeline(transformer=transformer, vae=tiny_vae(), scheduler=DDIMScheduler(**settings))
+    pipeline.save_pretrained(folder)
     return folder
 
 
@@ -122,14 +123,32 @@ def _tokenizer(folder: Path):
 @pytest.fixture(scope="session")
 def dit_folder(tmp_path_factory) -> Path:
     folder = save_dit(tmp_path_factory.mktemp("priors") / "dit")
-    (folder / "class_names.json").write_text(json.dumps({"class_names": CLASSES, "wordnet_ids": [
-        "n00000001", "n00000002", "n01440764"]}))
+    sidecar = {"class_names": CLASSES, "wordnet_ids": ["n00000001", "n00000002", "n01440764"]}
+    (folder / "class_names.json").write_text(json.dumps(sidecar))
     return folder
 
 
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory) -> Path:
     return save_stable_diffusion(tmp_path_factory.mktemp("priors") / "sd")
+
+
+@pytest.fixture
+def make_dit(tmp_path):
+    """save_dit into a new folder."""
+    made = []
+
+    def make(**settings) -> Path:
+        made.append(save_dit(tmp_path / f"dit{len(made)}", **settings))
+        return made[-1]
+
+    return make
+
+
+@pytest.fixture
+def make_stable_diffusion(tmp_path):
+    """save_stable_diffusion into a new folder."""
+    return lambda **settings: save_stable_diffusion(tmp_path / "sd", **settings)
 
 
 @pytest.fixture(params=["dit", "stable_diffusion"])
@@ -185,12 +204,12 @@ class Squares:
         raise AssertionError("training must not look at the test split")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def squares() -> Squares:
     return Squares()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_recipe():
     from ddoq_plugin.priors import PriorRecipe
 

@@ -14,7 +14,7 @@ from ddoq_plugin.errors import PriorError, UnknownNameError
 from ddoq_plugin.priors import ENTRIES, load_prior
 from ddoq_plugin.registry import PRIORS
 
-from .conftest import CLASSES, save_dit
+CLASSES = ("red square", "green_square", "tench, Tinca tinca")  # those of the fixtures' DiT
 
 
 def options_of(name, dit_folder, sd_folder):
@@ -54,10 +54,9 @@ def test_pixel_prior_keeps_images_and_refuses_to_denoise():
     images = torch.randint(0, 256, (4, 3, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     assert torch.equal((prior.decode(prior.encode(images)) * 255).round().byte(), images)
     prior.bind_classes(["a"])
+    latents, ids = prior.encode(images), torch.zeros(4, dtype=torch.int64)
     with pytest.raises(PriorError, match="strength to 0"):
-        prior.generate(
-            prior.encode(images), torch.zeros(4, dtype=torch.int64), strength=0.5, guidance_scale=1, steps=5, seeds=range(4)
-        )
+        prior.generate(latents, ids, strength=0.5, guidance_scale=1, steps=5, seeds=range(4))
 
 
 def test_unknown_names_options_and_missing_paths_are_told(dit_folder):
@@ -111,22 +110,31 @@ def test_bad_folders_are_told_apart(tmp_path, dit_folder, sd_folder):
 
 
 def test_hub_id_that_cannot_be_fetched_is_one_sentence(monkeypatch):
-    from diffusers import DiTPipeline
-
     def offline(*_, **__):
         raise OSError("We couldn't connect to the hub\nand many more lines")
 
-    monkeypatch.setattr(DiTPipeline, "download", offline)
+    monkeypatch.setattr("ddoq_plugin.priors.pipelines.hf_hub_download", offline)
     with pytest.raises(PriorError, match="nobody/nothing is neither a folder nor a model") as told:
         load_prior("dit", path="nobody/nothing")
     assert "\n" not in str(told.value)
 
 
-def test_hub_id_is_loaded_from_what_the_hub_client_returns(monkeypatch, dit_folder):
+def test_hub_id_is_checked_before_its_weights_are_fetched_and_loads_like_a_folder(monkeypatch, dit_folder, sd_folder):
     from diffusers import DiTPipeline
 
-    monkeypatch.setattr(DiTPipeline, "download", lambda name, **_: str(dit_folder) if name == "some/dit" else None)
+    hub = {"some/dit": dit_folder, "some/sd": sd_folder}
+    fetched = []
+
+    def download(name, **_):
+        fetched.append(name)
+        return str(hub[name])
+
+    monkeypatch.setattr("ddoq_plugin.priors.pipelines.hf_hub_download", lambda name, file: str(hub[name] / file))
+    monkeypatch.setattr(DiTPipeline, "download", download)
     assert load_prior("dit", path="some/dit").fingerprint == load_prior("dit", path=dit_folder).fingerprint
+    with pytest.raises(PriorError, match="holds a StableDiffusionPipeline"):
+        load_prior("dit", path="some/sd")
+    assert fetched == ["some/dit"]
 
 
 def test_weights_in_the_older_format_load_alike(tmp_path, dit_folder):
@@ -172,17 +180,11 @@ def test_half_precision_stays_near(dit_folder, latents, class_ids):
     assert 0 < difference < 0.02
 
 
-def test_class_without_null_class_takes_no_guidance(tmp_path, latents, class_ids):
-    from safetensors.torch import load_file, save_file
-
-    folder = save_dit(tmp_path / "dit")
-    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
-    prior = load_prior("dit", path=folder, device="cpu")
+def test_dit_without_null_class_takes_no_guidance(make_dit, latents, class_ids):
+    prior = load_prior("dit", path=make_dit(), device="cpu")
     assert prior.null_class == 3 and prior.has_null_class
-    tensors = load_file(weights)
-    assert tensors["transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"].shape[0] == 4
     prior.has_null_class = False
     prior.bind_classes(["0", "1", "2"])  # a pipeline without names calls its classes by their ids
     with pytest.raises(PriorError, match="without a null class"):
         prior.generate(latents, class_ids, strength=0.5, guidance_scale=2, steps=4, seeds=range(5))
-    del save_file
+    prior.generate(latents, class_ids, strength=0.5, guidance_scale=1, steps=4, seeds=range(5))

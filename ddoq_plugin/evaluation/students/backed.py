@@ -62,7 +62,8 @@ def _timm_vit(name: str, num_classes: int, image_size: int) -> nn.Module:
 
 
 def patch_size(image_size: int) -> int:
-    """Return the ViT's patch size in pixels: 16 from 128 px on; below, the divisor of ``image_size`` nearest to an eighth of it.
+    """Return the ViT's patch size in pixels: 16 from 128 px on; below, the divisor of ``image_size`` nearest to an
+    eighth of it.
 
     Raises EvaluationError where ``image_size`` has no divisor that leaves between 4 and 16 patches a side.
     """
@@ -70,5 +71,7 @@ def patch_size(image_size: int) -> int:
         return 16
     fitting = [p for p in range(1, image_size + 1) if image_size % p == 0 and 4 <= image_size // p <= 16]
     if not fitting:
-        raise EvaluationError(f"a ViT cannot cut {image_size} px into equal patches; resize the data to a multiple of 8")
+        raise EvaluationError(
+            f"a ViT cannot cut {image_size} px into equal patches; resize the data to a multiple of 8"
+        )
     return min(fitting, key=lambda p: (abs(p - image_size / 8), p))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def make_norm(name: str, channels: int) -> nn.Module:
-    """Return the norm called ``name``: "instance" (GroupNorm of one channel a group, affine, as the DC line has it), "batch" or "none"."""
+    """Return the norm called ``name``: "instance" (affine GroupNorm of one channel a group), "batch" or "none"."""
     if name == "instance":
         return nn.GroupNorm(channels, channels)
     return nn.BatchNorm2d(channels) if name == "batch" else nn.Identity()
@@ -16,8 +16,9 @@ def make_norm(name: str, channels: int) -> nn.Module:
 class AveragePool2(nn.Module):
     """Average pooling of 2x2 windows with stride 2; an odd last row or column is dropped, as ``AvgPool2d(2)`` does.
 
-    On a CPU, contiguous maps of even size are pooled by adding rows, then columns: with the backward pass that is several
-    times faster than ``avg_pool2d``, which is half of a narrow ConvNet's step. The two differ by float rounding only.
+    On a CPU, contiguous maps of even size are pooled by adding rows, then columns: with the backward pass that is
+    several times faster than ``avg_pool2d``, which is half of a narrow ConvNet's step. The two differ by float
+    rounding only.
     """
 
     def forward(self, x: Tensor) -> Tensor:

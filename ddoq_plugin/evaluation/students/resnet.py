@@ -18,7 +18,7 @@ SMALL_IMAGE = 128
 def _resnet(
     num_classes: int, image_size: int, *, block: type, blocks: tuple[int, ...], norm: str = "batch"
 ) -> nn.Module:
-    """Return a torchvision ResNet (He et al., CVPR 2016) of ``blocks`` a stage with the stem that suits ``image_size``."""
+    """Return a torchvision ResNet (He et al., CVPR 2016) of ``blocks`` a stage and the stem for ``image_size``."""
     layer: Callable[[int], nn.Module] = partial(make_norm, norm)
     model = ResNet(block, list(blocks), num_classes=num_classes, norm_layer=layer)
     if image_size < SMALL_IMAGE:
@@ -29,7 +29,7 @@ def _resnet(
 
 
 class NarrowResNet(nn.Module):
-    """ResNet-10 for the embedded data: basic blocks of widths (w, 2w, 4w, 8w), one a stage, 3x3 stem, global average."""
+    """ResNet-10 for the embedded data: basic blocks of widths (w, 2w, 4w, 8w), one a stage, 3x3 stem, mean pooling."""
 
     def __init__(self, num_classes: int, image_size: int, *, width: int = 16) -> None:
         super().__init__()
@@ -40,9 +40,7 @@ class NarrowResNet(nn.Module):
             outputs, stride = width << stage, 2 if stage else 1
             shortcut = None
             if stride > 1:
-                shortcut = nn.Sequential(
-                    nn.Conv2d(channels, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-                )
+                shortcut = nn.Sequential(nn.Conv2d(channels, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
             stages.append(BasicBlock(channels, outputs, stride, shortcut))
             channels = outputs
         self.stages = nn.Sequential(*stages)

@@ -35,20 +35,26 @@ class ResNetAP(nn.Module):
     """ResNetAP-10: four stages of one block, widths 64 to 512, instance norm.
 
     After models/resnet_ap.py of snu-mllab/Efficient-Dataset-Condensation (Kim et al., ICML 2022, "IDC"), which Minimax
-    uses too. At 128 px and more the stem is a 7x7 convolution followed by 4x4 average pooling, below that a 3x3 convolution.
-    The head averages over what is left of the map; the source averages too, then flattens.
+    uses too: above 128 px the stem is a 7x7 convolution and 4x4 average pooling, above 64 px a 3x3 convolution and
+    2x2 average pooling, up to 64 px the 3x3 convolution alone.
     """
 
     def __init__(self, num_classes: int, image_size: int) -> None:
         super().__init__()
-        if image_size >= 128:
-            stem = [nn.Conv2d(3, 64, 7, padding=3, bias=False), make_norm("instance", 64), nn.ReLU(), nn.AvgPool2d(4)]
-        else:
-            stem = [nn.Conv2d(3, 64, 3, padding=1, bias=False), make_norm("instance", 64), nn.ReLU()]
+        kernel, pool = (7, 4) if image_size > 128 else (3, 2 if image_size > 64 else 1)
+        stem = [
+            nn.Conv2d(3, 64, kernel, padding=kernel // 2, bias=False),
+            make_norm("instance", 64),
+            nn.ReLU(inplace=True),
+            nn.AvgPool2d(pool),
+        ]
         widths = (64, 64, 128, 256, 512)
         blocks = [AveragePoolBlock(widths[i], widths[i + 1], downsample=i > 0) for i in range(4)]
         self.features = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(widths[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x))

@@ -33,7 +33,8 @@ class NarrowViT(nn.Module):
     """ViT (Dosovitskiy et al., ICLR 2021) of ``depth`` layers with learned positions and mean pooling in the place of a
     class token (both forms are in the paper's appendix D.3).
 
-    Patches of image_size / 4 pixels a side up to 16 px and of image_size / 8 above, so that the sequence has 16 or 64 tokens.
+    Patches of image_size / 4 pixels a side up to 16 px and of image_size / 8 above, so that the sequence has 16 or 64
+    tokens.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class NarrowViT(nn.Module):
         self.side = 4 if image_size <= 16 else 8
         if image_size % self.side:
             raise EvaluationError(
-                f"the narrow ViT needs an image size that is a multiple of {self.side}, not {image_size}; resize the data"
+                f"the narrow ViT needs an image size divisible by {self.side}, not {image_size}; resize the data"
             )
         self.patch = image_size // self.side
         self.embed = nn.Linear(3 * self.patch**2, width)

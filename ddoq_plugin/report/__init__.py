@@ -1,0 +1,41 @@
+"""From result rows to tables, figures and a page: pure functions of the rows, nothing edited by hand."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .figures import accuracy_figure, contact_sheet, w2_figure
+    from .formatting import format_table
+    from .frame import Run, load_rows, load_run, make_frame
+    from .page import write_results
+    from .run_folder import open_run, write_run_report
+    from .sentences import findings
+    from .smaller_tables import convergence_table, cost_table, distribution_table
+    from .statistics import detectable_difference, holm, paired_t_test
+    from .tables import cross_model_table
+
+_LAZY = {
+    "figures": ("accuracy_figure", "contact_sheet", "w2_figure"),
+    "sentences": ("findings",),
+    "formatting": ("format_table",),
+    "frame": ("Run", "load_rows", "load_run", "make_frame"),
+    "page": ("write_results",),
+    "run_folder": ("open_run", "write_run_report"),
+    "smaller_tables": ("convergence_table", "cost_table", "distribution_table"),
+    "statistics": ("detectable_difference", "holm", "paired_t_test"),
+    "tables": ("cross_model_table",),
+}
+_HOME = {name: module for module, names in _LAZY.items() for name in names}
+__all__ = [
+    "Run", "accuracy_figure", "contact_sheet", "convergence_table", "cost_table", "cross_model_table",
+    "detectable_difference", "distribution_table", "findings", "format_table", "holm", "load_rows", "load_run",
+    "make_frame", "open_run", "paired_t_test", "w2_figure", "write_results", "write_run_report",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,174 @@
+"""RESULTS.md: every run with its config, machine, tables, pictures, and what its numbers support."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ..errors import EvaluationError
+from .formatting import format_table
+from .frame import Run
+from .sentences import findings
+from .smaller_tables import convergence_table, cost_table, distribution_table
+from .tables import cross_model_table
+
+INTRODUCTION = (
+    "Written by `ddoq report` from the result rows of the runs below; nothing here is edited by hand. Figures of "
+    "different protocols, priors or datasets must not be compared with each other."
+)
+DEFAULT_PICTURES = "results"
+
+# folders of the machine that wrote the page say nothing to its reader
+ABSOLUTE_PATH = re.compile(r"(?<![\w.…/:)])/(?:[\w.@+-]+/)+(?P<name>[\w.@+-]+)")
+
+
+def write_results(runs: Sequence[Run], path: str | Path, *, pictures: str | Path | None = None) -> Path:
+    """Write the page of some runs.
+
+    Args:
+        runs: the runs, in the order of the page; their names must differ.
+        path: the markdown file to write.
+        pictures: folder for figures and copies of the contact sheets (``<pictures>/<run>/*.png``); default: ``results``
+            beside the page. Links are relative to the page.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        EvaluationError: no run, two of one name, or rows that a table cannot mix.
+    """
+    if not runs:
+        raise EvaluationError("there is no run to report; give at least one run's folder")
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise EvaluationError(f"two runs are called {double!r}; give one of them another name")
+    page = Path(path)
+    folder = page.parent / DEFAULT_PICTURES if pictures is None else Path(pictures)
+    parts = ["# Results\n", INTRODUCTION + "\n"]
+    if len(runs) > 1:
+        parts.append("\n".join(f"- [{name}](#{_anchor(name)})" for name in names) + "\n")
+    parts += [_section(run, page, folder / _anchor(run.name)) for run in runs]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(ABSOLUTE_PATH.sub(r"…/\g<name>", "\n".join(parts)), encoding="utf-8")
+    return page
+
+
+def _section(run: Run, page: Path, folder: Path) -> str:
+    table = cross_model_table(run.frame)
+    parts = [f"## {run.name}\n"]
+    if run.meta.get("notes"):
+        parts.append(str(run.meta["notes"]).strip() + "\n")
+    parts += ["### Accuracy\n", format_table(table)]
+    parts += ["### What these numbers support, and what not\n", _list(findings(run.frame))]
+    parts.append(_figures(run, page, folder))
+    for title, make in (
+        ("Distance to the data", distribution_table),
+        ("Are the students trained to convergence?", convergence_table),
+        ("Cost", cost_table),
+    ):
+        smaller = make(run.frame)
+        if len(smaller):
+            parts += [f"### {title}\n", format_table(smaller)]
+    parts += [_contact_sheets(run, page, folder), "### How it was made\n", _provenance(run)]
+    return "\n".join(part for part in parts if part)
+
+
+def _figures(run: Run, page: Path, folder: Path) -> str:
+    from .figures import accuracy_figure, w2_figure
+
+    drawn = [("Accuracy over images per class", accuracy_figure(run.frame, folder / "accuracy.png"))]
+    # W2 has a meaning within one space only
+    if run.frame["w2_used"].notna().any() and run.frame["space"].dropna().nunique() <= 1:
+        drawn.append(("Accuracy against W2", w2_figure(run.frame, folder / "w2.png")))
+    return "### Figures\n\n" + "\n".join(_picture(title, file, page) for title, file in drawn)
+
+
+def _contact_sheets(run: Run, page: Path, folder: Path) -> str:
+    if not run.contact_sheets:
+        return ""
+    links = []
+    for title, file in run.contact_sheets.items():
+        target = folder / f"{_anchor(title)}.png"
+        if Path(file).resolve() != target.resolve():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        links.append(f"{title}:\n\n" + _picture(title, target, page))
+    return "### Distilled sets\n\n" + "\n".join(links)
+
+
+def _provenance(run: Run) -> str:
+    """Return machine, versions, commit, data and config: what the numbers can be traced to."""
+    meta, frame = run.meta, run.frame
+    facts = {
+        "Machine": _machine(meta),
+        "Versions": _values(frame, "versions") or _versions(meta),
+        "Commit": _values(frame, "commit") or meta.get("commit"),
+        "Config hash": _values(frame, "config_hash"),
+        "Device": _values(frame, "device"),
+        "Data": _data(meta),
+        "Protocol": _values(frame, "protocol"),
+        "Rows": ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items()),
+    }
+    listed = _list([f"{name}: {fact}" for name, fact in facts.items() if fact])
+    blocks = [("Config", run.config_text), ("Protocol", _yaml(meta.get("protocol")))]
+    folded = [
+        f"<details><summary>{title}</summary>\n\n```yaml\n{text.strip()}\n```\n\n</details>\n"
+        for title, text in blocks
+        if text
+    ]
+    return "\n".join([listed, *folded])
+
+
+def _machine(meta: dict) -> str:
+    known = {
+        "processor": "{}", "cores": "{} cores", "memory_gib": "{} GiB memory", "gpu": "{}", "system": "{}",
+        "python": "Python {}",
+    }  # fmt: skip
+    return ", ".join(text.format(meta[name]) for name, text in known.items() if meta.get(name))
+
+
+def _versions(meta: dict) -> str:
+    return ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
+
+
+def _data(meta: dict) -> str:
+    data = meta.get("dataset")
+    if not isinstance(data, dict):
+        return ""
+    known = {"train": "{} train", "val": "{} validation", "test": "{} test images", "image_size": "{0}x{0} pixels"}
+    figures = ", ".join(text.format(data[name]) for name, text in known.items() if data.get(name) is not None)
+    notes = "; ".join(data.get("notes") or [])
+    return f"{data.get('name')}: {figures}" + (f" ({notes})" if notes else "")
+
+
+def _values(frame: pd.DataFrame, column: str) -> str:
+    """Return the values of a column; several are all named, since a resumed run may have them."""
+    return "; ".join(str(value) for value in sorted(frame[column].dropna().unique()))
+
+
+def _yaml(content: object) -> str:
+    if not content:
+        return ""
+    import yaml
+
+    return content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _picture(title: str, file: Path, page: Path) -> str:
+    import os
+
+    link = Path(os.path.relpath(file.resolve(), page.parent.resolve())).as_posix()
+    return f"![{title}]({link})\n"
+
+
+def _list(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences) + "\n"
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9_-]+", "-", title.lower()).strip("-") or "run"

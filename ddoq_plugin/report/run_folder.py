@@ -1,0 +1,75 @@
+"""The report of a run's own folder: its page, its tables in every format, its pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from .frame import Run, load_run
+from .smaller_tables import convergence_table, cost_table, distribution_table
+from .tables import cross_model_table
+
+STYLES = {"markdown": "md", "latex": "tex", "csv": "csv"}
+SHOWN_IPC = 10  # a contact sheet shows at most this many images a class
+
+
+def open_run(folder: str | Path) -> Run:
+    """Read a run's folder, and draw the contact sheets of its sets (first seed, largest IPC) that are not there."""
+    folder = Path(folder)
+    return replace(load_run(folder), contact_sheets=draw_contact_sheets(folder))
+
+
+def write_run_report(folder: str | Path) -> str:
+    """Write page, tables and pictures into a run's folder; return the table as text, and where the files are.
+
+    ``tables/`` gets every table as Markdown, LaTeX and CSV, and the rows as CSV and Parquet.
+    Raises EvaluationError where the folder has no rows.
+    """
+    from .formatting import format_table
+    from .page import write_results
+
+    folder = Path(folder)
+    run = open_run(folder)
+    tables = {
+        "accuracy": cross_model_table(run.frame),
+        "distribution": distribution_table(run.frame),
+        "convergence": convergence_table(run.frame),
+        "cost": cost_table(run.frame),
+    }
+    (folder / "tables").mkdir(exist_ok=True)
+    for name, table in tables.items():
+        if not len(table):
+            continue
+        for style, suffix in STYLES.items():
+            (folder / "tables" / f"{name}.{suffix}").write_text(format_table(table, style=style), encoding="utf-8")
+    run.frame.to_csv(folder / "tables" / "rows.csv", index=False)
+    run.frame.to_parquet(folder / "tables" / "rows.parquet", index=False)
+    page = write_results([run], folder / "RESULTS.md", pictures=folder / "figures")
+    text = format_table(tables["accuracy"], style="plain")
+    return f"{text}\n\nThe page: {page}\nTables: {folder / 'tables'}\nDistilled sets: {folder / 'sets'}"
+
+
+def draw_contact_sheets(folder: Path) -> dict[str, Path]:
+    """Draw each method's set of the largest IPC and the first seed; return title -> PNG in ``figures/sets``."""
+    from ..distilled_set import PROVENANCE, DistilledSet
+    from .figures import contact_sheet
+
+    found = []
+    for place in sorted((folder / "sets").glob("*")) if (folder / "sets").is_dir() else []:
+        about = json.loads((place / PROVENANCE).read_text(encoding="utf-8"))["provenance"]
+        found.append((place, about))
+    if not found:
+        return {}
+    ipc = max(about["ipc"] for _, about in found)
+    seed = min(about["seed"] for _, about in found)
+    sheets = {}
+    for place, about in found:
+        if (about["ipc"], about["seed"]) != (ipc, seed):
+            continue
+        clusters = "" if about["clusters"] is None else f", K = {about['clusters']}"
+        picture = folder / "figures" / "sets" / f"{place.name}.png"
+        if not picture.exists() or picture.stat().st_mtime < (place / PROVENANCE).stat().st_mtime:
+            contact_sheet(DistilledSet.load(place), picture, per_class=SHOWN_IPC)
+        sheets[f"{about['label']}, IPC {ipc}{clusters}"] = picture
+    return sheets

@@ -1,0 +1,215 @@
+"""The cross-model generalization table: methods, IPC and cluster counts against students."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from .comparisons import (
+    ALPHA,
+    REFERENCES,
+    Comparison,
+    compare_with_references,
+    identical_lines,
+    mean_over_students,
+    number_of_tests,
+)
+from .frame import (
+    FULL_DATA,
+    FULL_DATA_TWICE,
+    RowKey,
+    make_frame,
+    row_key,
+    single,
+    sort_keys,
+    students_of,
+    values_by_seed,
+)
+from .statistics import detectable_difference
+
+METRICS = {"top1": "top-1 accuracy in % on the test split", "top5": "top-5 accuracy in % on the test split",
+           "val_top1": "top-1 accuracy in % on the validation split"}  # fmt: skip
+MEAN = "mean over students"
+STATISTICS = ("mean", "std", "n", "failed", "skipped", "best", "mark")
+
+
+def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
+    """Return the cross-model table of result rows.
+
+    Args:
+        frame: result rows (``load_rows``), all of one dataset, prior, teacher and protocol.
+        metric: "top1", "top5" (test split) or "val_top1".
+
+    Returns:
+        One line per (method, IPC, clusters), full data last (NA there). Columns are (student, statistic) for every
+        student and for "mean over students": ``mean`` and ``std`` (percent; the sample standard deviation over seeds),
+        ``n`` seeds, ``failed`` and ``skipped`` trainings, ``best`` (highest mean of its IPC and student), ``mark``:
+        † differs from D4M, ‡ from random selection by a paired t test over seeds at 5 % after Holm's
+        correction over the table; =† and =‡ where the paired differences do not vary. ("note", "") names a
+        line with the very same sets. The mean over students takes the seeds that every student has; it is not tested.
+        ``attrs["heading"]`` and ``attrs["footnotes"]`` are the sentences that belong over and under the table.
+
+    Raises:
+        EvaluationError: the rows mix datasets, priors, teachers or protocols, or there is no such metric.
+    """
+    if metric not in METRICS:
+        raise _no_metric(metric)
+    frame = make_frame(frame)
+    frame = frame[frame["method"] != FULL_DATA_TWICE]
+    heading = describe_setting(frame, metric)
+    students = students_of(frame)
+    values = values_by_seed(frame, metric)
+    comparisons = compare_with_references(frame, metric)
+    lines = sort_keys([row_key(row) for row in frame.to_dict("records")])
+    cells = {(line, student): _cell(values.get((line, student), {})) for line in lines for student in students}
+    for line in lines:
+        cells[line, MEAN] = _cell(mean_over_students(values, line, students))
+    _count_unfinished(cells, frame, metric)
+    for comparison in comparisons:
+        cells[comparison.line, comparison.student]["mark"] += comparison.mark
+    _mark_best(cells, lines, [*students, MEAN], frame)
+    same = identical_lines(frame)
+    content = {
+        (student, name): [cells[line, student][name] for line in lines]
+        for student in [*students, MEAN]
+        for name in STATISTICS
+    }
+    content["note", ""] = [f"identical by construction to {same[line]}" if line in same else "" for line in lines]
+    table = pd.DataFrame(content, index=_index(lines))
+    table.columns = pd.MultiIndex.from_tuples(content, names=["student", "statistic"])
+    table.attrs["heading"] = heading
+    table.attrs["footnotes"] = footnotes(frame, metric, comparisons, same)
+    return table
+
+
+def describe_setting(frame: pd.DataFrame, metric: str = "top1") -> str:
+    """Return the line over a table: metric, dataset, prior, protocol, teacher with its accuracy, seeds.
+
+    Raises:
+        EvaluationError: the rows mix datasets, priors, teachers or protocols.
+    """
+    dataset, prior, protocol = (single(frame, column) for column in ("dataset", "prior", "protocol"))
+    seeds = sorted(int(seed) for seed in frame["seed"].dropna().unique())
+    parts = [
+        METRICS[metric],
+        f"dataset {dataset or 'not stated'}",
+        f"prior {prior or 'none'}",
+        f"protocol {protocol or 'not stated'}",
+        _describe_teacher(frame),
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {_ranges(seeds)}",
+        "mean ± sample standard deviation over seeds",
+    ]
+    return "; ".join(parts) + "."
+
+
+def footnotes(
+    frame: pd.DataFrame, metric: str, comparisons: Sequence[Comparison], same: Mapping[RowKey, RowKey]
+) -> list[str]:
+    """Return the sentences under a table: signs, what could be detected, identical sets, failures, test accuracy."""
+    said = ["Bold: the highest mean of its IPC and student among the distilled sets; it need not differ from the next."]
+    tested = [comparison for comparison in comparisons if not math.isnan(comparison.test.p)]
+    if comparisons:
+        signs = {
+            "d4m": "D4M (the same number of clusters where it was run, otherwise K = IPC)",
+            "random": "random selection",
+        }
+        shown = [method for method in REFERENCES if any(comparison.method == method for comparison in comparisons)]
+        legend = ", ".join(f"{REFERENCES[method]} differs from {signs[method]}" for method in shown)
+        count = number_of_tests(tested)
+        said.append(
+            f"{legend}: two-sided paired t test over seeds (same student, same IPC), p < {ALPHA} after Holm's "
+            f"correction over the {count} tests of this table. = before a sign: the paired differences do not vary, no "
+            "test."
+        )
+    said += _detectable(tested)
+    said += [
+        f"{line} is identical by construction to {earlier}: the same sets, trained once."
+        for line, earlier in same.items()
+    ]
+    unfinished = frame["status"].value_counts()
+    for status, what in (("failed", "failed"), ("skipped", "were skipped")):
+        if unfinished.get(status, 0):
+            said.append(f"{unfinished[status]} of {len(frame)} rows {what}: they count in no mean.")
+    return said
+
+
+def _detectable(tested: Sequence[Comparison]) -> list[str]:
+    """Say how large a true difference would have had to be, at the usual number of seeds and the usual spread."""
+    if not tested:
+        return []
+    n = statistics.mode(comparison.test.n for comparison in tested)
+    spread = statistics.median(comparison.test.std for comparison in tested if comparison.test.n == n)
+    count = number_of_tests(tested)
+    plain, corrected = (detectable_difference(n, spread, alpha) for alpha in (ALPHA, ALPHA / count))
+    return [
+        f"Smallest difference that {n} seeds detect with 80 % power: {points(plain)} points for one test at "
+        f"{100 * ALPHA:g} %, {points(corrected)} points for the first of the {count} corrected tests (standard "
+        f"deviation of the paired differences: {spread:.2f} points, the median of this table)."
+    ]
+
+
+def points(value: float) -> str:
+    """Return percentage points with one digit, or what cannot be."""
+    return f"{value:.1f}" if value <= 100 else "more than 100"
+
+
+def _describe_teacher(frame: pd.DataFrame) -> str:
+    teacher = single(frame, "teacher")
+    if teacher is None:
+        return "no teacher"
+    known = [("val", single(frame, "teacher_val_top1")), ("test", single(frame, "teacher_test_top1"))]
+    accuracy = ", ".join(f"{part} {value:.1f} %" for part, value in known if value is not None)
+    return f"teacher {teacher}" + (f" ({accuracy})" if accuracy else "")
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds)) or "none"
+
+
+def _cell(by_seed: Mapping[int, float]) -> dict:
+    found = list(by_seed.values())
+    return {
+        "mean": statistics.fmean(found) if found else math.nan,
+        "std": statistics.stdev(found) if len(found) > 1 else math.nan,
+        "n": len(found),
+        "failed": 0,
+        "skipped": 0,
+        "best": False,
+        "mark": "",
+    }
+
+
+def _count_unfinished(cells: dict, frame: pd.DataFrame, metric: str) -> None:
+    """Count trainings without a value: failed, skipped, or finished without this metric (counted as failed)."""
+    for row in frame.to_dict("records"):
+        if row["status"] != "done" or pd.isna(row[metric]):
+            kind = "skipped" if row["status"] == "skipped" else "failed"
+            cells[row_key(row), row["student"]][kind] += 1
+            cells[row_key(row), MEAN][kind] += 1
+
+
+def _mark_best(cells: dict, lines: Sequence[RowKey], columns: Sequence[str], frame: pd.DataFrame) -> None:
+    distilled = [line for line in lines if line.ipc is not None]
+    for ipc in {line.ipc for line in distilled}:
+        for column in columns:
+            rivals = [cells[line, column] for line in distilled if line.ipc == ipc]
+            highest = max((cell["mean"] for cell in rivals if cell["n"]), default=None)
+            for cell in rivals:
+                cell["best"] = highest is not None and cell["mean"] == highest
+
+
+def _index(lines: Sequence[RowKey]) -> pd.MultiIndex:
+    labels = ["full data" if line.label == FULL_DATA else line.label for line in lines]
+    numbers = [pd.array([getattr(line, name) for line in lines], dtype="Int64") for name in ("ipc", "clusters")]
+    return pd.MultiIndex.from_arrays([labels, *numbers], names=["method", "ipc", "clusters"])
+
+
+def _no_metric(metric: str) -> Exception:
+    from ..errors import EvaluationError, nearest
+
+    return EvaluationError(f"there is no metric {metric!r}{nearest(metric, METRICS)} (metrics: {', '.join(METRICS)})")

@@ -1,0 +1,204 @@
+"""The contract of a distiller, as checks that any registered one must pass (as scikit-learn's ``check_estimator``).
+
+In the tests of your own package::
+
+    from ddoq_plugin.testing import check_distiller
+
+    def test_contract():
+        check_distiller("mine")
+
+It distils small sets from a few digits, with an untrained small prior; it says nothing of accuracy.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError, DistillError
+from .registry import DISTILLERS, load_plugin
+
+if TYPE_CHECKING:
+    from .distilled_set import DistilledSet
+    from .distiller import DistillContext, Distiller
+    from .priors import Prior
+
+IMAGES_PER_CLASS = 8
+IPC = 3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A distiller under test: its registered name, settings and, if it is not installed, its plugin file."""
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    plugin: str | None = None
+
+    def make(self, **more: Any) -> Distiller:
+        from .sweeps.grid import make_distiller
+
+        if self.plugin is not None:
+            load_plugin(self.plugin)
+        return make_distiller(self.name, {**self.settings, **more})
+
+    def distill(self, ipc: int = IPC, clusters: int | None = None, seed: int = 0) -> DistilledSet:
+        return self.make().distill(small_context(), ipc, clusters=clusters, seed=seed)
+
+
+def check_distiller(name: str, *, plugin: str | Path | None = None, **settings: Any) -> None:
+    """Raise AssertionError, naming the broken promise, unless the registered distiller ``name`` keeps the contract.
+
+    ``plugin`` is the file that registers it where no installed package does; ``settings`` are the method's own.
+    """
+    subject = Subject(name, settings, None if plugin is None else str(plugin))
+    for check in CHECKS:
+        check(subject)
+
+
+def check_shapes_and_balance(subject: Subject) -> None:
+    """IPC images of the data's size for every class, ordered by class, for IPC 1 and more."""
+    import torch
+
+    context = small_context()
+    for ipc in (1, IPC):
+        made = subject.distill(ipc)
+        size, classes = context.data.image_size, context.num_classes
+        assert made.images.shape == (ipc * classes, 3, size, size), f"{subject.name}: images {list(made.images.shape)}"
+        assert torch.equal(made.labels, torch.arange(classes).repeat_interleave(ipc)), f"{subject.name}: labels"
+        assert made.class_names == context.class_names, f"{subject.name}: class names {made.class_names}"
+
+
+def check_weights(subject: Subject) -> None:
+    """Weights of mean 1 a class (a DistilledSet insists on it); equal ones where the method declares no weights."""
+    made = subject.distill()
+    if not subject.make().uses_weights:
+        assert bool((made.weights == 1).all()), f"{subject.name} declares no weights and its set has some"
+
+
+def check_cluster_counts(subject: Subject) -> None:
+    """K apart from IPC in both directions where the method declares clusters."""
+    if not subject.make().uses_clusters:
+        return
+    for clusters in (IPC - 1, IPC + 2):
+        made = subject.distill(clusters=clusters)
+        assert made.ipc == IPC, f"{subject.name}: {clusters} clusters gave {made.ipc} images a class, not {IPC}"
+
+
+def check_picks_real_images(subject: Subject) -> None:
+    """A method that declares to pick images returns different training images of the right class, byte for byte."""
+    if subject.make().makes_images:
+        return
+    made, context = subject.distill(), small_context()
+    for class_id in range(context.num_classes):
+        real = {image.numpy().tobytes() for image in context.images(class_id)}
+        picked = [image.numpy().tobytes() for image in made.images[made.labels == class_id]]
+        assert set(picked) <= real, f"{subject.name}: an image of class {class_id} is not a training image of it"
+        assert len(set(picked)) == len(picked), f"{subject.name}: class {class_id} has the same image twice"
+
+
+def check_determinism(subject: Subject) -> None:
+    """The same seed gives the same bits, here and in a fresh process, and touches no global random state."""
+    import numpy as np
+    import torch
+
+    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    first = subject.distill(seed=1).hash
+    assert torch.equal(torch.random.get_rng_state(), torch_state), f"{subject.name} used torch's global generator"
+    assert (np.random.get_state()[1] == numpy_state).all(), f"{subject.name} used NumPy's global generator"
+    assert subject.distill(seed=1).hash == first, f"{subject.name}: the same seed gave another set"
+    command = [sys.executable, "-m", __name__, json.dumps([subject.name, subject.settings, subject.plugin])]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, f"{subject.name} fails in a fresh process: {run.stderr[-1000:]}"
+    assert run.stdout.split()[-1] == first, f"{subject.name}: the same seed gave another set in another process"
+
+
+def check_round_trip(subject: Subject) -> None:
+    """The set is saved and read without loss, its provenance included."""
+    from .distilled_set import DistilledSet
+
+    made = subject.distill()
+    with tempfile.TemporaryDirectory() as folder:
+        read = DistilledSet.load(made.save(Path(folder) / "set"))
+    assert read.hash == made.hash, f"{subject.name}: the set changed on its way to the disk and back"
+    expected = json.loads(json.dumps(dict(made.provenance), default=str))
+    assert read.provenance == expected, f"{subject.name}: the provenance changed on its way to the disk and back"
+    assert read.provenance["method"] == subject.name, f"{subject.name}: provenance names {read.provenance['method']!r}"
+
+
+def check_errors(subject: Subject) -> None:
+    """Impossible requests raise one clear error each, before anything is made."""
+    _raises(ConfigError, "nonsense_setting", lambda: subject.make(nonsense_setting=1))
+    _raises(DistillError, "at least 1", lambda: subject.distill(0))
+    method = subject.make()
+    too_many = IMAGES_PER_CLASS + 1
+    if method.uses_clusters:
+        _raises(DistillError, small_context().class_names[0], lambda: subject.distill(IPC, clusters=too_many))
+    if not method.makes_images:
+        _raises(DistillError, small_context().class_names[0], lambda: subject.distill(too_many))
+    if method.needs_prior:
+        from .distiller import DistillContext
+
+        _raises(DistillError, "prior", lambda: method.distill(DistillContext(small_context().data), IPC))
+
+
+CHECKS: tuple[Callable[[Subject], None], ...] = (
+    check_shapes_and_balance,
+    check_weights,
+    check_cluster_counts,
+    check_picks_real_images,
+    check_determinism,
+    check_round_trip,
+    check_errors,
+)
+
+
+@functools.lru_cache(maxsize=1)
+def small_context() -> DistillContext:
+    """Return a context of eight training images a class of the digits and an untrained small prior, without a store."""
+    from .data import load_data
+    from .distiller import DistillContext
+
+    data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)
+    return DistillContext(data, untrained_prior())
+
+
+def untrained_prior() -> Prior:
+    """Return a small DiT prior after one step of training: it makes noise, quickly and the same everywhere."""
+    from .data import load_data
+    from .priors import load_prior, load_recipe, train_prior
+
+    recipe = load_recipe("digits")
+    parts = {
+        "autoencoder": recipe.autoencoder.model_copy(update={"steps": 1, "channels": (8, 8, 8)}),
+        "denoiser": recipe.denoiser.model_copy(update={"steps": 1, "layers": 1}),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)
+        train_prior(data, Path(folder) / "prior", recipe.model_copy(update=parts), seed=0, progress=False)
+        return load_prior("dit", path=str(Path(folder) / "prior"))
+
+
+def _raises(kind: type[Exception], text: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except kind as problem:
+        assert text in str(problem), f"the error {str(problem)!r} does not name {text!r}"
+        return
+    raise AssertionError(f"{kind.__name__} naming {text!r} was not raised")
+
+
+def registered() -> list[str]:
+    """Return the names of every usable registered distiller."""
+    return DISTILLERS.names()
+
+
+if __name__ == "__main__":
+    print(Subject(*json.loads(sys.argv[1])).distill(seed=1).hash)

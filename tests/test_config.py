@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import pytest
+
+from ddoq_plugin.config import SweepConfig, load_config, packaged_configs
+from ddoq_plugin.errors import ConfigError, UnknownNameError
+from ddoq_plugin.sweeps.grid import make_grid, row_key
+
+TEXT = """\
+name: mine
+dataset: digits
+prior: {name: dit, train: digits}
+methods:
+  - {name: ddoq, weighting: [uniform, counts], strength: 0.3}
+  - random
+ipc: [1, 10]
+clusters: [ipc, 20]
+students: [mlp, convnet3_w32]
+teacher:
+  student: mlp
+protocol: soft_stored_short
+seeds: 3
+"""
+
+
+def config_of(tmp_path, text=TEXT, **overrides):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(text)
+    return load_config(path, overrides)
+
+
+def test_short_forms(tmp_path):
+    config = config_of(tmp_path)
+    assert config.dataset.name == "digits" and config.methods[1].name == "random"
+    assert config.seeds == [0, 1, 2]
+    assert config.methods[0].options() == {"weighting": ["uniform", "counts"], "strength": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("students:", "studnets:", 9, "unknown key 'studnets'; did you mean 'students'"),
+        ("  student: mlp", "  studnt: mlp", 11, "unknown key 'teacher.studnt'; did you mean 'student'"),
+        ("ipc: [1, 10]", "ipc: [1, ten]", 7, "ipc.1"),
+        ("ipc: [1, 10]", "ipc: [1, 0]", 7, "greater than or equal to 1"),
+        ("ipc: [1, 10]", "ipc: [1, 1]", 7, "given twice"),
+        ("clusters: [ipc, 20]", "clusters: [icp, 20]", 8, "'icp'"),
+        ("name: mine", "name: a/b", 1, "name"),
+        ("seeds: 3", "seeds: 3\nseeds: 4", 14, "'seeds' is given twice"),
+        ("seeds: 3", "seeds: [", 14, "not valid YAML"),
+        ("protocol: soft_stored_short\n", "", 1, "'protocol' is missing"),
+    ],
+)
+def test_errors_name_file_line_key_and_mend(tmp_path, old, new, line, message):
+    with pytest.raises(ConfigError) as caught:
+        config_of(tmp_path, TEXT.replace(old, new))
+    assert f"sweep.yaml:{line}: " in str(caught.value), caught.value
+    assert message in str(caught.value), caught.value
+
+
+def test_overrides_reach_inside(tmp_path):
+    config = config_of(tmp_path, **{"dataset.path": "x.npz", "seeds": 1, "teacher.student": "lenet"})
+    assert config.dataset.name == "digits" and config.dataset.options() == {"path": "x.npz"}
+    assert config.seeds == [0] and config.teacher.student == "lenet"
+
+
+def test_missing_config_names_the_packaged_ones(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
+        load_config("quikstart")
+
+
+@pytest.mark.parametrize("path", packaged_configs(), ids=lambda path: path.stem)
+def test_packaged_configs_load_and_expand(path):
+    config = load_config(path)
+    grid = make_grid(config)
+    assert config.name == path.stem and grid.rows
+
+
+def test_grid_of_lists(tmp_path):
+    grid = make_grid(config_of(tmp_path))
+    labels = {spec.label for spec in grid.sets}
+    assert labels == {"ddoq uniform", "ddoq counts", "random"}
+    counted = {(spec.label, spec.ipc, spec.clusters) for spec in grid.sets}
+    assert ("ddoq counts", 1, 20) in counted and ("ddoq counts", 10, 10) in counted and ("random", 10, None) in counted
+    assert len(grid.sets) == (2 * 4 + 2) * 3
+    distilled = [row for row in grid.rows if row.kind == "distilled"]
+    assert len(distilled) == len(grid.sets) * 2
+    assert len([row for row in grid.rows if row.kind == "full_data"]) == 2 * 3
+    assert len([row for row in grid.rows if row.kind == "full_data_2x"]) == 2
+
+
+def test_every_varied_setting_is_in_the_label(tmp_path):
+    text = TEXT.replace("strength: 0.3", "strength: [0.3, 0.7]")
+    labels = {spec.label for spec in make_grid(config_of(tmp_path, text)).sets}
+    assert {"ddoq uniform strength=0.3", "ddoq uniform strength=0.7"} < labels
+
+
+def test_wrong_methods_and_settings(tmp_path):
+    with pytest.raises(UnknownNameError, match="did you mean 'random'"):
+        make_grid(config_of(tmp_path, TEXT.replace("- random", "- randm")))
+    with pytest.raises(ConfigError, match="unknown setting 'strenght'; did you mean 'strength'"):
+        make_grid(config_of(tmp_path, TEXT.replace("strength", "strenght")))
+    with pytest.raises(ConfigError, match="weighting.*'sqr'"):
+        make_grid(config_of(tmp_path, TEXT.replace("[uniform, counts]", "sqr")))
+    with pytest.raises(ConfigError, match="both called 'random'"):
+        make_grid(config_of(tmp_path, TEXT.replace("  - random", "  - random\n  - random")))
+
+
+def test_row_keys_depend_on_all_that_matters(tmp_path):
+    rows = make_grid(config_of(tmp_path)).rows
+    context, training = {"data": "d", "prior": None, "plugins": []}, {"protocol": {"steps": 1}, "teacher": None}
+    keys = [row_key(row, context, training) for row in rows]
+    assert len(set(keys)) == len(rows)
+    assert keys == [row_key(row, context, training) for row in rows]
+    for other in ({"data": "e", "prior": None, "plugins": []}, {"data": "d", "prior": 1, "plugins": []}):
+        changed = [row_key(row, other, training) for row in rows if row.kind == "distilled"]
+        assert not set(changed) & set(keys)
+    assert not {row_key(row, context, {"protocol": {"steps": 2}, "teacher": None}) for row in rows} & set(keys)
+
+
+def test_config_is_plain_data(tmp_path):
+    config = config_of(tmp_path)
+    assert SweepConfig.model_validate_json(config.model_dump_json()) == config

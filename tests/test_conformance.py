@@ -1,0 +1,94 @@
+"""Every registered distiller keeps the contract; a new entry is tested without writing a test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddoq_plugin import Distiller
+from ddoq_plugin.registry import DISTILLERS
+from ddoq_plugin.testing import CHECKS, Subject, check_distiller, registered, small_context
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "outside_package"
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("name", registered())
+def test_contract(name, check):
+    fewer_steps = {"steps": 4} if "steps" in Subject(name).make().Config.model_fields else {}
+    check(Subject(name, fewer_steps))
+
+
+class Breaks(Distiller):
+    """Registered by each test below with one promise broken."""
+
+    makes_images = False
+
+    def distill(self, context, ipc, *, clusters=None, seed=0):
+        import torch
+
+        self.check(context, ipc, None)
+        images = torch.cat([context.images(c)[:ipc] for c in range(context.num_classes)])
+        images, weights = self.change(images, torch.ones(len(images)))
+        labels = torch.arange(context.num_classes).repeat_interleave(ipc)
+        return context.finish(self, images, labels, ipc=ipc, clusters=None, seed=seed, weights=weights)
+
+
+def invent(self, images, weights):
+    return 255 - images, weights
+
+
+def weigh(self, images, weights):
+    weights = weights * 1.0
+    weights[0::3], weights[1::3] = 0.5, 1.5
+    return images, weights
+
+
+def use_global_generator(self, images, weights):
+    import torch
+
+    torch.rand(1)
+    return images, weights
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(invent, "not a training image"), (weigh, "declares no weights"), (use_global_generator, "global generator")],
+    ids=["invents images", "hides weights", "uses the global generator"],
+)
+def test_broken_promises_are_found(change, message):
+    name = f"breaks_{change.__name__}"
+    DISTILLERS.register(name, type(name, (Breaks,), {"change": change}))
+    try:
+        with pytest.raises(AssertionError, match=message):
+            check_distiller(name)
+    finally:
+        del DISTILLERS._entries[name]
+
+
+def test_outside_package_installs_registers_and_keeps_the_contract(tmp_path):
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(tmp_path), str(EXAMPLE)], check=True, capture_output=True)
+    code = (
+        "from ddoq_plugin.registry import DISTILLERS\n"
+        "from ddoq_plugin.testing import check_distiller\n"
+        "assert DISTILLERS.entry('k_center').source == 'ddoq-example-k-center 0.1.0'\n"
+        "check_distiller('k_center')\n"
+    )
+    environment = {**__import__("os").environ, "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_readme_shows_the_example_as_it_is():
+    readme = (EXAMPLE.parent.parent / "README.md").read_text()
+    assert (EXAMPLE / "ddoq_example_k_center.py").read_text().strip() in readme
+
+
+def test_small_context_sees_eight_images_a_class():
+    assert small_context().data.class_counts().tolist() == [8] * 10
