@@ -105,6 +105,7 @@ def test_nearest_samples_are_distinct_and_of_their_cells():
 
 def test_nearest_samples_take_from_neighbours_when_a_cell_is_too_small():
     points = torch.tensor([[0.0], [10.0], [11.0], [12.0]])
-    made = Allocation(torch.tensor([[0.0], [11.0]]), torch.tensor([0.25, 0.75]), torch.tensor([0, 1, 1, 1]), torch.tensor([2, 2]))
+    masses, cells, copies = torch.tensor([0.25, 0.75]), torch.tensor([0, 1, 1, 1]), torch.tensor([2, 2])
+    made = Allocation(torch.tensor([[0.0], [11.0]]), masses, cells, copies)
     chosen = nearest_samples(points, made).tolist()
     assert len(set(chosen)) == 4 and chosen[0] == 0

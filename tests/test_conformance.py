@@ -91,4 +91,4 @@ def test_readme_shows_the_example_as_it_is():
 
 
 def test_small_context_sees_eight_images_a_class():
-    assert small_context().data.class_counts().tolist() == [8] * 10
+    assert small_context(with_prior=False).data.class_counts().tolist() == [8] * 10

@@ -51,7 +51,8 @@ def test_hugging_face_reads_it_as_an_imagefolder(tmp_path):
     datasets = pytest.importorskip("datasets")
     made = make_set()
     made.save(tmp_path / "set")
-    read = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "c"))
+    where = {"data_dir": str(tmp_path / "set"), "cache_dir": str(tmp_path / "cache")}
+    read = datasets.load_dataset("imagefolder", split="train", **where)
     assert read["label"] == made.labels.tolist()
     assert read["weight"] == pytest.approx(made.weights.tolist())
     assert (np.array(read[3]["image"]) == made.images[3].permute(1, 2, 0).numpy()).all()

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from ddoq_baselines.d4m import D4M
 from ddoq_baselines.k_medoids import KMedoids
 from ddoq_baselines.random_selection import RandomSelection
+
 from ddoq_plugin import DistillContext, load_data, load_prior
 from ddoq_plugin.ddoq import DDOQ
 from ddoq_plugin.distiller import CodebookOptions

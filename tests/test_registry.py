@@ -104,7 +104,8 @@ def test_light_imports_stay_light():
     code = (
         "import sys, ddoq_plugin, ddoq_plugin.cli, ddoq_plugin.registry as r\n"
         "[found.entries() for found in r.REGISTRIES.values()]\n"
-        "heavy = {'torch', 'ray', 'diffusers', 'pandas', 'sklearn', 'matplotlib', 'timm', 'ot', 'numba'} & set(sys.modules)\n"
+        "names = {'torch', 'ray', 'diffusers', 'pandas', 'sklearn', 'matplotlib', 'timm', 'ot', 'numba'}\n"
+        "heavy = names & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ class Teacher:
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hex hash of the weights, the architecture, the class order and the normalisation."""
         state = self.model.state_dict()

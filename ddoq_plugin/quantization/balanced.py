@@ -1,7 +1,8 @@
 """Balanced codebooks: K centroids of equal mass that minimise W2, so that a set needs no weights.
 
-From Lloyd's codebook, two exact steps alternate: the transport of the samples to K points of mass 1/K, and the mean of
-each point's share. Neither raises W2. A sample's mass may be split between points; at most K - 1 are.
+From the Voronoi codebook two exact steps alternate: the transport of the samples to K points of mass 1/K, and the mean
+of each point's share. Where they come to rest, swaps of two samples go on (Hartigan's exchange under equal masses)
+until none of the three lowers W2. A sample's mass may be split between points; at most K - 1 samples are.
 """
 
 from __future__ import annotations
@@ -23,13 +24,10 @@ def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int)
 
     Its ``distortion`` is W2^2 with masses 1/K; ``assignment`` is the centroid of each sample's largest share.
     """
-    from .transport_kernels import alternate
-
     supply, demand = integer_masses(gram.weights, clusters)
     shares = np.zeros((len(supply), clusters), dtype=np.int64)
     shares[np.arange(len(supply)), labels] = supply
-    costs = np.empty(shares.shape)
-    total, used = alternate(gram.matrix, gram.diagonal, gram.weights, supply, demand, shares, costs, gram.slack, limit)
+    total, costs, used = _alternate(gram, supply, demand, shares, limit)
     assignment = np.where(supply > 0, shares.argmax(axis=1), costs.argmin(axis=1))
     return Codebook(
         centroids=_means(gram, used, supply).to(torch.float32),
@@ -38,6 +36,37 @@ def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int)
         assignment=torch.from_numpy(assignment),
         nearest=torch.from_numpy(_nearest(shares, costs, assignment)),
     )
+
+
+def _alternate(
+    gram: Gram, supply: np.ndarray, demand: np.ndarray, shares: np.ndarray, limit: int
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Alternate means and exact transport from ``shares``, then swaps, until neither lowers the cost.
+
+    Returns the cost, the squared distances [N, K] to the centroids, and the shares [N, K] whose means these centroids
+    are. ``shares`` becomes the cheapest transport to them; at convergence the two are the same.
+    """
+    from . import transport_kernels as kernels
+
+    sums, masses = np.empty(shares.shape[::-1]), np.empty(len(demand))
+    costs, prices = np.empty(shares.shape), np.zeros(len(demand))
+    unit = gram.weights / np.maximum(supply, 1)
+    previous = math.inf
+    while True:
+        used = shares.copy()
+        kernels.share_sums(gram.matrix, gram.weights, supply, used, sums, masses)
+        kernels.share_costs(gram.diagonal, gram.weights, supply, used, sums, masses, costs)
+        kernels.transport(costs, supply, demand, prices, shares)
+        total = float(unit @ (shares * costs).sum(axis=1))
+        limit -= 1
+        if limit <= 0:
+            return total, costs, used
+        if total >= previous - gram.slack:
+            kernels.share_sums(gram.matrix, gram.weights, supply, shares, sums, masses)
+            state = (gram.matrix, gram.diagonal, gram.weights, supply, shares, sums)
+            if kernels.swap(*state, gram.slack, limit) == 0:
+                return total, costs, used
+        previous = total
 
 
 def _means(gram: Gram, shares: np.ndarray, supply: np.ndarray) -> Tensor:

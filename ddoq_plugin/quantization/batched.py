@@ -115,7 +115,7 @@ def _quantize_chunk(
         check_finite(points[index], names[index])
         if double:
             raise too_large(names[index])
-    in_range = torch.isfinite(largest) & (largest > 1e-30)  # else float32 squares overflowed or vanished
+    in_range = torch.isfinite(largest) & (double | (largest > 1e-30))  # else float32 squares overflowed or vanished
     gram[~in_range] = 0.0
     diagonal[~in_range] = 0.0
     slack = 4 * torch.finfo(centred.dtype).eps * torch.where(in_range, largest, 0.0)

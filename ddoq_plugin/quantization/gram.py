@@ -130,12 +130,23 @@ def default_restarts(clusters: int) -> int:
 
 def voronoi(gram: Gram, clusters: int, seed: int, settings: Settings) -> np.ndarray:
     """Return the labels int64 [N] of the best restart of greedy k-means++, Lloyd and exchange."""
-    from .gram_kernels import best_of_restarts
+    from . import gram_kernels as kernels
 
-    uniforms = uniform_draws(clusters, seed, settings.restarts or default_restarts(clusters))
-    return best_of_restarts(
-        gram.matrix, gram.diagonal, gram.weights, uniforms, gram.slack, settings.limit, settings.exchange
-    )
+    count = len(gram.diagonal)
+    sums = np.empty((clusters, count))
+    squares, masses, members = np.empty(clusters), np.empty(clusters), np.empty(clusters, dtype=np.int64)
+    lowest, best = math.inf, np.empty(0, dtype=np.int64)
+    for uniforms in uniform_draws(clusters, seed, settings.restarts or default_restarts(clusters)):
+        labels = np.zeros(count, dtype=np.int64)
+        kernels.seed_greedy(gram.matrix, gram.diagonal, gram.weights, uniforms, labels)
+        state = (gram.matrix, gram.diagonal, gram.weights, labels, sums, squares, masses, members)
+        kernels.lloyd(*state, gram.slack, settings.limit)
+        if settings.exchange and clusters > 1:
+            kernels.exchange(*state, gram.slack, settings.limit)
+        cost = kernels.cost(gram.diagonal, gram.weights, squares, masses)
+        if cost < lowest:
+            lowest, best = cost, labels
+    return best
 
 
 def seeded_labels(gram: Gram, clusters: int, seed: int) -> np.ndarray:
@@ -157,9 +168,7 @@ def squared_distances(gram: Gram, labels: np.ndarray, clusters: int) -> np.ndarr
     """Squared distance float64 [N] of each point to its centroid; points of weight zero join the nearest."""
     from .gram_kernels import settle
 
-    distances = np.empty(len(labels))
-    settle(gram.matrix, gram.diagonal, gram.weights, labels, clusters, distances)
-    return distances
+    return settle(gram.matrix, gram.diagonal, gram.weights, labels, clusters)
 
 
 def voronoi_codebook(gram: Gram, labels: np.ndarray, distances: np.ndarray, clusters: int) -> Codebook:

@@ -20,6 +20,20 @@ _BLOCK = 128  # points whose best exchanges are found together, in vector regist
 
 
 @compiled
+def _first_above(ascending, value):
+    """Index of the first of ``ascending`` above ``value``, the last index if there is none."""
+    low = 0
+    high = ascending.size - 1
+    while low < high:
+        middle = (low + high) // 2
+        if ascending[middle] > value:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@compiled
 def seed_greedy(gram, diagonal, weights, uniforms, labels):
     """Greedy k-means++ (Arthur & Vassilvitskii 2007): of L candidates keep the one that lowers the cost most.
 
@@ -45,8 +59,7 @@ def seed_greedy(gram, diagonal, weights, uniforms, labels):
         best_cost = np.inf
         best = -1
         for draw in range(candidates if k > 0 else 1):
-            point = np.searchsorted(cumulative, uniforms[k, draw] * total, side="right")
-            point = min(point, count - 1)
+            point = _first_above(cumulative, uniforms[k, draw] * total)
             while weights[point] == 0.0:  # rounding at the upper end only
                 point -= 1
             row = gram[point]
@@ -132,53 +145,6 @@ def fill_empty(diagonal, weights, best, labels, members):
 
 
 @compiled
-def lloyd(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit):
-    """Lloyd's iteration from ``labels`` to a fixed point (at most ``limit`` steps); returns the number of steps."""
-    count = gram.shape[0]
-    best = np.empty(count)
-    nearest = np.empty(count, np.int64)
-    previous = labels.copy()
-    cell_sums(gram, weights, labels, sums, masses, members)
-    cell_squares(weights, labels, sums, squares)
-    for step in range(limit):
-        previous[:] = labels
-        _nearest(sums, squares, masses, best, nearest)
-        members[:] = 0
-        for i in range(count):
-            own = labels[i]
-            if masses[own] > 0.0:
-                value = squares[own] / (masses[own] * masses[own]) - 2.0 * sums[own, i] / masses[own]
-            else:
-                value = np.inf
-            if best[i] < value - slack:
-                labels[i] = nearest[i]
-            else:
-                best[i] = value
-            if weights[i] > 0.0:
-                members[labels[i]] += 1
-        fill_empty(diagonal, weights, best, labels, members)
-        moved = 0
-        for i in range(count):
-            moved += labels[i] != previous[i]
-        if moved == 0:
-            return step
-        if 2 * moved < count:
-            for i in range(count):
-                if labels[i] != previous[i] and weights[i] > 0.0:
-                    _move(gram, weights[i], i, previous[i], labels[i], sums, masses)
-            for k in range(masses.size):  # a cell of one point must not keep what rounding left of the others
-                if members[k] == 1:
-                    masses[k] = 0.0
-            for i in range(count):
-                if members[labels[i]] == 1 and weights[i] > 0.0:
-                    masses[labels[i]] = weights[i]
-        else:
-            cell_sums(gram, weights, labels, sums, masses, members)
-        cell_squares(weights, labels, sums, squares)
-    return limit
-
-
-@compiled
 def _move(gram, weight, point, source, target, sums, masses):
     """Move one point's mass between two cells."""
     masses[source] -= weight
@@ -190,6 +156,57 @@ def _move(gram, weight, point, source, target, sums, masses):
         share = weight * row[j]
         left[j] -= share
         joined[j] += share
+
+
+@compiled
+def _reassign(weights, labels, sums, squares, masses, best, nearest, members, slack):
+    """Move points to the ``nearest`` cell where that is nearer by more than ``slack``; count ``members``."""
+    members[:] = 0
+    for i in range(labels.size):
+        own = labels[i]
+        value = np.inf
+        if masses[own] > 0.0:
+            value = squares[own] / (masses[own] * masses[own]) - 2.0 * sums[own, i] / masses[own]
+        if best[i] < value - slack:
+            labels[i] = nearest[i]
+        else:
+            best[i] = value
+        if weights[i] > 0.0:
+            members[labels[i]] += 1
+
+
+@compiled
+def _shift_sums(gram, weights, labels, previous, sums, masses, members):
+    """Bring ``sums`` and ``masses`` from the cells ``previous`` to ``labels``."""
+    for i in range(labels.size):
+        if labels[i] != previous[i] and weights[i] > 0.0:
+            _move(gram, weights[i], i, previous[i], labels[i], sums, masses)
+    for i in range(labels.size):  # a cell of one point must not keep what rounding left of the others' mass
+        if members[labels[i]] == 1 and weights[i] > 0.0:
+            masses[labels[i]] = weights[i]
+
+
+def lloyd(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit):
+    """Lloyd's iteration from ``labels`` to a fixed point (at most ``limit`` steps); returns the number of steps."""
+    best = np.empty(len(labels))
+    nearest = np.empty(len(labels), np.int64)
+    cell_sums(gram, weights, labels, sums, masses, members)
+    cell_squares(weights, labels, sums, squares)
+    for step in range(limit):
+        previous = labels.copy()
+        _nearest(sums, squares, masses, best, nearest)
+        _reassign(weights, labels, sums, squares, masses, best, nearest, members, slack)
+        if members.min() == 0:
+            fill_empty(diagonal, weights, best, labels, members)
+        moved = np.count_nonzero(labels != previous)
+        if moved == 0:
+            return step
+        if 2 * moved < len(labels):
+            _shift_sums(gram, weights, labels, previous, sums, masses, members)
+        else:
+            cell_sums(gram, weights, labels, sums, masses, members)
+        cell_squares(weights, labels, sums, squares)
+    return limit
 
 
 @compiled
@@ -284,46 +301,16 @@ def cost(diagonal, weights, squares, masses):
     return total
 
 
-@compiled
-def settle(gram, diagonal, weights, labels, clusters, distances):
-    """Fill ``distances`` [N], squared, of each point to its centroid; points of weight zero join the nearest first."""
-    count = gram.shape[0]
+def settle(gram, diagonal, weights, labels, clusters):
+    """Return the squared distance [N] of each point to its centroid; points of weight zero first join the nearest."""
+    count = len(labels)
     sums = np.empty((clusters, count))
-    squares = np.empty(clusters)
-    masses = np.empty(clusters)
-    members = np.empty(clusters, np.int64)
+    squares, masses, members = np.empty(clusters), np.empty(clusters), np.empty(clusters, np.int64)
     cell_sums(gram, weights, labels, sums, masses, members)
     cell_squares(weights, labels, sums, squares)
     if weights.min() == 0.0:
         nearest = np.empty(count, np.int64)
-        _nearest(sums, squares, masses, distances, nearest)
-        for i in range(count):
-            labels[i] = nearest[i] if weights[i] == 0.0 else labels[i]
-    for i in range(count):
-        k = labels[i]
-        distance = diagonal[i] + squares[k] / (masses[k] * masses[k]) - 2.0 * sums[k, i] / masses[k]
-        distances[i] = distance if distance > 0.0 else 0.0
-
-
-@compiled
-def best_of_restarts(gram, diagonal, weights, uniforms, slack, limit, with_exchange):
-    """Seeding, Lloyd and (where asked) exchange once per ``uniforms[r]`` [R, K, L]; the labels of the lowest cost."""
-    count = gram.shape[0]
-    restarts, clusters, _ = uniforms.shape
-    labels = np.zeros(count, np.int64)
-    sums = np.empty((clusters, count))
-    squares = np.empty(clusters)
-    masses = np.empty(clusters)
-    members = np.empty(clusters, np.int64)
-    best_labels = labels.copy()
-    best_cost = np.inf
-    for r in range(restarts):
-        seed_greedy(gram, diagonal, weights, uniforms[r], labels)
-        lloyd(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit)
-        if with_exchange and clusters > 1:
-            exchange(gram, diagonal, weights, labels, sums, squares, masses, members, slack, limit)
-        found = cost(diagonal, weights, squares, masses)
-        if found < best_cost:
-            best_cost = found
-            best_labels[:] = labels
-    return best_labels
+        _nearest(sums, squares, masses, np.empty(count), nearest)
+        labels[weights == 0.0] = nearest[weights == 0.0]
+    own = masses[labels]
+    return np.maximum(diagonal + squares[labels] / own**2 - 2 * sums[labels, np.arange(count)] / own, 0.0)

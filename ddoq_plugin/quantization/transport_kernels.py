@@ -1,4 +1,4 @@
-"""Exact transport of many samples to few points of given capacity, and its alternation with the means of the shares.
+"""Exact transport of many samples to few points of given capacity, and the means and swaps of balanced codebooks.
 
 The transport is solved by successive shortest paths on the graph of the K points alone (Ahuja, Magnanti & Orlin 1993,
 section 9.7, with the samples folded into the arcs): the arc a -> b costs the least extra that one of the samples held
@@ -221,36 +221,3 @@ def swap(gram, diagonal, weights, supply, shares, sums, slack, limit):
         if swaps == before:
             break
     return swaps
-
-
-@compiled
-def alternate(gram, diagonal, weights, supply, demand, shares, costs, slack, limit):
-    """Alternate means and exact transport from ``shares``, then swaps, until neither lowers the cost; returns it.
-
-    At the end ``costs`` [N, K] are the squared distances to the centroids and ``used``, also returned, the shares [N, K]
-    whose means these centroids are; ``shares`` is the cheapest transport to them, the same as ``used`` at convergence.
-    """
-    count, clusters = shares.shape
-    sums = np.empty((clusters, count))
-    masses = np.empty(clusters)
-    prices = np.zeros(clusters)
-    used = shares.copy()
-    previous = np.inf
-    while True:
-        used[:] = shares
-        share_sums(gram, weights, supply, used, sums, masses)
-        share_costs(diagonal, weights, supply, used, sums, masses, costs)
-        transport(costs, supply, demand, prices, shares)
-        total = 0.0
-        for i in range(count):
-            for k in range(clusters):
-                if shares[i, k] > 0:
-                    total += weights[i] * shares[i, k] / supply[i] * costs[i, k]
-        limit -= 1
-        if limit <= 0:
-            return total, used
-        if total >= previous - slack:
-            share_sums(gram, weights, supply, shares, sums, masses)
-            if swap(gram, diagonal, weights, supply, shares, sums, slack, limit) == 0:
-                return total, used
-        previous = total

@@ -1,4 +1,4 @@
-"""Lets the tests of this folder import ``quantization_reference`` (pytest's importlib mode adds no folder to the path)."""
+"""Lets the tests here import ``quantization_reference``: pytest's importlib mode adds no folder to the path."""
 
 from __future__ import annotations
 

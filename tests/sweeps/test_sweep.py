@@ -79,11 +79,11 @@ def check_links(rows, folder):
 
 def check_row_is_what_training_alone_gives(small_sweep, rows):
     """A worker's row has the bits of the same training in this process."""
+    import torch
+
     from ddoq_plugin.data import load_data
     from ddoq_plugin.evaluation import load_protocol
     from ddoq_plugin.store import Store
-
-    import torch
 
     config = load_config(small_sweep)
     row = next(row for row in rows if row["label"] == "ddoq sqrt" and row["ipc"] == 3 and row["seed"] == 1)
@@ -209,8 +209,8 @@ def test_failure_inside_a_training_becomes_its_rows(small_sweep, tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_error_before_any_work(small_sweep, tmp_path, changes, message):
-    from ddoq_plugin.errors import DDOQError
     from ddoq_plugin.config import parse_value
+    from ddoq_plugin.errors import DDOQError
 
     overrides = {key: parse_value(value) for key, value in (change.split("=", 1) for change in changes)}
     with pytest.raises(DDOQError) as caught:
@@ -231,7 +231,8 @@ def test_corrupt_image_is_found_before_any_work(small_sweep, tmp_path):
                 Image.fromarray(np.full((16, 16, 3), 9 * number, np.uint8)).save(folder / f"{number}.png")
     broken = tmp_path / "images" / "train" / "dog" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    run = run_cli("sweep", small_sweep, "--set", f"dataset={{name: folder, path: {tmp_path / 'images'}, image_size: 16}}")
+    dataset = f"dataset={{name: folder, path: {tmp_path / 'images'}, image_size: 16}}"
+    run = run_cli("sweep", small_sweep, "--set", dataset)
     assert run.returncode == 2 and run.stdout == ""
     assert run.stderr.strip().startswith("error: ") and "3.png" in run.stderr and "Traceback" not in run.stderr
     assert not Path(tmp_path / "run").exists()
