@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,8 +43,8 @@ def invent(self, images, weights):
 
 
 def weigh(self, images, weights):
-    weights = weights * 1.0
-    weights[0::3], weights[1::3] = 0.5, 1.5
+    if len(weights) % 3 == 0:  # three images a class
+        weights[0::3], weights[1::3] = 0.5, 1.5
     return images, weights
 
 
@@ -78,7 +79,7 @@ def test_outside_package_installs_registers_and_keeps_the_contract(tmp_path):
         "assert DISTILLERS.entry('k_center').source == 'ddoq-example-k-center 0.1.0'\n"
         "check_distiller('k_center')\n"
     )
-    environment = {**__import__("os").environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
