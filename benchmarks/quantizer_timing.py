@@ -27,8 +27,8 @@ class Measured:
 def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
     """Run each contender once to warm up and then once a round.
 
-    Processor time is taken rather than the clock: on one thread they are the same, and what else runs on the machine does
-    not count.
+    Processor time is taken rather than the clock: on one thread they are the same, and what else runs on the machine
+    does not count.
     """
     measured = {name: Measured() for name in contenders}
     for repetition in range(rounds + 1):

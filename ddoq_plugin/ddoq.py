@@ -40,7 +40,7 @@ class DDOQConfig(CodebookOptions):
     weighting: Literal["uniform", "counts", "sqrt", "power"] = "sqrt"
     alpha: float | None = Field(None, ge=0)
     strength: float = Field(0.7, ge=0, le=1)
-    guidance_scale: float = Field(8.0, ge=0)
+    guidance_scale: float = Field(8.0, ge=1)
     steps: int = Field(50, ge=1)
     scheduler: str | None = None
 

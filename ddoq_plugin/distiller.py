@@ -123,7 +123,7 @@ class DistillContext:
     ) -> None:
         self.data, self.prior, self.store, self.progress = data, prior, store, progress
         if prior is not None:
-            prior.bind_classes(data.class_names)
+            prior.bind_classes(data.class_names, data.wnids)
         self._latents: dict[tuple[str, int], torch.Tensor] = {}
         self._last_images: tuple[int, torch.Tensor] | None = None
 

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from .codebook import Codebook
 from .gram import Gram
-
-_UNITS = 1 << 40  # integer units of mass where weights differ: masses are right to K / 2^40
+from .transport import integer_masses
 
 
 def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int) -> Codebook:
@@ -24,7 +23,7 @@ def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int)
 
     Its ``distortion`` is W2^2 with masses 1/K; ``assignment`` is the centroid of each sample's largest share.
     """
-    supply, demand = integer_masses(gram.weights, clusters)
+    supply, demand = integer_masses(gram.weights, np.ones(clusters))
     shares = np.zeros((len(supply), clusters), dtype=np.int64)
     shares[np.arange(len(supply)), labels] = supply
     total, costs, used = _alternate(gram, supply, demand, shares, limit)
@@ -84,18 +83,3 @@ def _nearest(shares: np.ndarray, costs: np.ndarray, assignment: np.ndarray) -> n
     own = (assignment[:, None] == np.arange(shares.shape[1])) & (shares > 0)
     candidates = np.where(own.any(axis=0), own, shares > 0)
     return np.where(candidates, costs, np.inf).argmin(axis=0)
-
-
-def integer_masses(weights: np.ndarray, clusters: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the samples' supply [N] and the centroids' demand [K] as int64 of equal sums.
-
-    Equal weights are represented exactly (supply K, demand N, over their common divisor).
-    """
-    count = len(weights)
-    if weights.min() == weights.max():
-        common = math.gcd(count, clusters)
-        return np.full(count, clusters // common), np.full(clusters, count // common)
-    supply = np.where(weights > 0, np.maximum(np.rint(weights / weights.sum() * _UNITS), 1), 0).astype(np.int64)
-    demand = np.full(clusters, supply.sum() // clusters)
-    demand[: supply.sum() % clusters] += 1
-    return supply, demand

@@ -148,7 +148,9 @@ def _best_labels(problem: Problem, clusters: int, seed: int, settings: Settings)
     run = lloyd(problem, labels, clusters, settings.limit)
     if settings.exchange and clusters > 1:
         run = batched_kernels.exchange(problem, run, settings.limit * problem.gram.shape[1])
-    best = costs(problem, run).argmin(dim=1)
+    found = costs(problem, run)
+    # restarts that meet in one optimum: the first, whatever the rounding
+    best = (found <= found.amin(dim=1, keepdim=True) + problem.slack[:, :, 0]).to(torch.int8).argmax(dim=1)
     return run.labels[torch.arange(len(best), device=best.device), best]
 
 

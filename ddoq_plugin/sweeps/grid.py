@@ -159,6 +159,6 @@ def _check_labels(sets: list[SetSpec]) -> None:
         other = by_label.setdefault((spec.label, spec.ipc, spec.clusters, spec.seed), spec)
         if other is not spec:
             raise ConfigError(
-                f"two methods of the config are both called {spec.label!r}; give the differing setting as a list in one "
-                "entry, so that the table can tell them apart"
+                f"two methods of the config are both called {spec.label!r}; give the differing setting as a list in "
+                "one entry, so that the table can tell them apart"
             )

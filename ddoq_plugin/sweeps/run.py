@@ -65,13 +65,14 @@ def sweep(
     workshop.check(grid)
     folder = config.output_folder
     run = _Run(config, workshop, grid, folder, progress)
-    run.prepare_folder()
-    missing = run.missing()
-    run.say(f"{len(grid.rows)} rows, {len(grid.rows) - len(missing)} of them finished; {folder}")
-    if missing:
-        with _ray(address):
-            run.make_all()
-    run.write_meta()
+    with run.alone():
+        run.prepare_folder()
+        missing = run.missing()
+        run.say(f"{len(grid.rows)} rows, {len(grid.rows) - len(missing)} of them finished; {folder}")
+        if missing:
+            with _ray(address):
+                run.make_all()
+        run.write_meta()
     frame = load_rows(folder)
     return SweepResult(folder, frame, int((frame["status"] == "failed").sum()))
 
@@ -93,15 +94,28 @@ class _Run:
         if self.progress:
             print(text, file=sys.stderr, flush=True)
 
-    def prepare_folder(self) -> None:
-        """Make the folder, set aside rows of an earlier form of the config, and bring back those that fit again."""
-        other = self.row_folder / "other"
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder, since two sweeps would train the same rows; the lock of a killed sweep goes with it."""
+        from filelock import FileLock, Timeout
+
         try:
-            other.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.folder / "config.yaml", self.workshop.config_text())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock").acquire(blocking=False)
+        except Timeout:
+            message = f"another sweep is at work in {self.folder}; wait for it, or give another output: folder"
+            raise ConfigError(message) from None
         except OSError as problem:
             message = f"the output folder {self.folder} cannot be written ({problem}); set output: elsewhere"
             raise ConfigError(message) from None
+        with lock:
+            yield
+
+    def prepare_folder(self) -> None:
+        """Make the folder, set aside rows of an earlier form of the config, and bring back those that fit again."""
+        other = self.row_folder / "other"
+        other.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / "config.yaml", self.workshop.config_text())
         for file in list(self.row_folder.glob("*.json")):
             if file.stem not in self.rows:
                 os.replace(file, other / file.name)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddoq_plugin.quantization import quantize, w2_squared
-from ddoq_plugin.quantization.balanced import integer_masses
+from ddoq_plugin.quantization.transport import integer_masses, transport_cost
 from ddoq_plugin.quantization.transport_kernels import transport
 
 
@@ -18,7 +18,8 @@ def test_the_transport_is_exact(seed, count, clusters, weighted, tied):
     random = np.random.default_rng(seed)
     costs = random.integers(0, 4, (count, clusters)).astype(float) if tied else random.random((count, clusters))
     weights = random.random(count) * (random.random(count) > 0.2) + 1e-9 if weighted else np.ones(count)
-    supply, demand = integer_masses(weights, clusters)
+    heights = random.random(clusters) if weighted else np.ones(clusters)
+    supply, demand = integer_masses(weights, heights)
     shares = np.empty((count, clusters), np.int64)
     prices = random.standard_normal(clusters)
     transport(costs, supply, demand, prices, shares)
@@ -28,19 +29,23 @@ def test_the_transport_is_exact(seed, count, clusters, weighted, tied):
     total = supply.sum()
     expected = ot.emd2(supply / total, demand / total, costs)
     assert (shares * costs).sum() / total == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert transport_cost(costs, weights, heights) == pytest.approx(expected, rel=1e-9, abs=1e-12)
     # the prices prove it: every sample sits where cost less price is lowest
     reduced = costs - prices
     assert (reduced - reduced.min(axis=1, keepdims=True))[shares > 0].max() < 1e-9
 
 
 def test_integer_masses_are_exact_or_nearly():
-    supply, demand = integer_masses(np.ones(12), 8)
+    supply, demand = integer_masses(np.ones(12), np.ones(8))
     assert supply.tolist() == [2] * 12 and demand.tolist() == [3] * 8
     weights = np.array([0.0, 1e-15, 1.0, 2.0])
-    supply, demand = integer_masses(weights, 3)
+    supply, demand = integer_masses(weights, np.ones(3))
     assert supply.sum() == demand.sum() and demand.max() - demand.min() <= 1
     assert supply[0] == 0 and supply[1] > 0
     assert supply / supply.sum() == pytest.approx(weights / 3, abs=1e-11)
+    supply, demand = integer_masses(np.ones(7), np.array([1.0, 0.0, 5.0]))
+    assert supply.sum() == demand.sum() and demand[1] == 0
+    assert demand / demand.sum() == pytest.approx([1 / 6, 0, 5 / 6], abs=1e-11)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

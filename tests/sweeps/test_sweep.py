@@ -180,6 +180,19 @@ def test_failed_trial_is_a_row_and_the_sweep_goes_on(small_sweep, tmp_path):
     assert {row["status"] for row in rows_of(tmp_path / "run").values()} == {"done"}
 
 
+def test_two_sweeps_in_one_folder_and_a_folder_that_cannot_be_written(small_sweep, tmp_path):
+    from filelock import FileLock
+
+    from ddoq_plugin.errors import ConfigError
+
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(ConfigError, match="another sweep is at work"):
+        sweep(small_sweep, progress=False)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        sweep(small_sweep, progress=False, output=str(tmp_path / "file" / "run"), store=str(tmp_path / "store"))
+
+
 def test_failure_inside_a_training_becomes_its_rows(small_sweep, tmp_path):
     config = load_config(small_sweep)
     trial = Trial(None, "full_data", "mlp", 0, ("a", "b"))

@@ -1,0 +1,138 @@
+"""DD-Ranking's two evaluators, with the accuracies they only print, and with seeds of their own for every training.
+
+The subclasses decide which learning rates are searched and seed what is drawn; training and scoring are the host's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ddranking.metrics import AugmentationRobustScore, LabelRobustScoreSoft
+
+from ..seeding import derive_seed
+from .patches import seed_everything
+from .settings import HostSettings
+
+Trained = tuple[float, float]
+"""Accuracy in percent, and the learning rate it was reached with."""
+
+
+@dataclass
+class HostRun:
+    """One call of an evaluator: its seeds, and what it found.
+
+    ``reference`` holds the trainings on random images by (evaluation, role): they depend on seed, IPC, student and
+    settings, not on the set, so that sets share them. ``found`` is {evaluation: {role: (percent, learning rate)}}.
+    """
+
+    settings: HostSettings
+    seed: int
+    set_folder: Path
+    reference: dict[tuple[int, str], Trained]
+    trained: Callable[[], None]
+    evaluation: int = -1
+    found: dict[int, dict[str, Trained]] = field(default_factory=dict)
+
+    def new_evaluation(self) -> None:
+        """Begin a repetition."""
+        self.evaluation += 1
+        self.found[self.evaluation] = {}
+
+    def is_set(self, folder: Any) -> bool:
+        """Return whether ``folder`` is the distilled set's."""
+        return folder is not None and Path(folder) == self.set_folder
+
+    def train(self, folder: Any, kind: str, train: Callable[[], Trained]) -> Trained:
+        """Return and note the outcome of ``train`` on the images in ``folder``."""
+        role = f"{'set' if self.is_set(folder) else 'random'}_{kind}"
+        shared = role.startswith("random")
+        result = self.reference.get((self.evaluation, role)) if shared else None
+        if result is None:
+            self.seed_training()
+            result = train()
+            if shared:
+                self.reference[self.evaluation, role] = result
+        self.found[self.evaluation][role] = result
+        return result
+
+    def search(self, train: Callable[[float], Trained]) -> Trained:
+        """Return the best of the settings' learning rates, the first of equals, as soft_label.py:211-237 finds it."""
+        results = []
+        for rate in self.settings.learning_rates:
+            self.seed_training()
+            results.append(train(rate))
+            self.trained()
+        return max(results, key=lambda result: result[0])
+
+    def seed_training(self) -> None:
+        """Give every training of a repetition the same stream: set and reference differ in their images alone."""
+        seed_everything(derive_seed("ddranking training", self.seed, self.evaluation))
+
+    def seed_random_images(self) -> None:
+        """Seed the choice of the random reference."""
+        seed_everything(derive_seed("ddranking random images", self.seed, self.evaluation))
+
+
+class _Prepared:
+    """What both evaluators need after their construction."""
+
+    def __init__(self, run: HostRun, **arguments: Any) -> None:
+        self.run = run
+        super().__init__(**arguments)
+        # soft_label.py:130, aug_robust.py:135: every 20 epochs, whatever the number of epochs; with fewer than that no
+        # accuracy is ever taken, and 0.0 is reported
+        self.test_interval = min(run.settings.test_every, self.num_epochs)
+
+    def _get_random_data_helper(self, eval_iter: int) -> Any:
+        self.run.seed_random_images()
+        return super()._get_random_data_helper(eval_iter=eval_iter)
+
+
+class LabelScore(_Prepared, LabelRobustScoreSoft):
+    """LRS with the accuracies of its trainings: set_hard, set_soft, random_soft (and full_hard, where it trains it)."""
+
+    def _hyper_param_search_for_hard_label(self, **call: Any) -> Trained:
+        helper = super()._compute_hard_label_metrics_helper
+        return self.run.search(lambda rate: helper(**call, lr=rate))
+
+    def _hyper_param_search_for_soft_label(self, **call: Any) -> Trained:
+        helper = super()._compute_soft_label_metrics_helper
+        return self.run.search(lambda rate: helper(**call, lr=rate))
+
+    def _compute_hard_label_metrics_helper(self, **call: Any) -> Trained:
+        helper = super()._compute_hard_label_metrics_helper
+        if call["mode"] == "real":
+            self.run.seed_training()
+            result = helper(**call)
+            self.run.found[self.run.evaluation]["full_hard"] = result
+            return result
+        return self.run.train(call["image_path"], "hard", lambda: helper(**call))
+
+    def _compute_soft_label_metrics_helper(self, **call: Any) -> Trained:
+        helper = super()._compute_soft_label_metrics_helper
+        return self.run.train(call["image_path"], "soft", lambda: helper(**call))
+
+
+class AugmentationScore(_Prepared, AugmentationRobustScore):
+    """ARS with the accuracies of its trainings: set_augmented, random_augmented, set_plain and random_plain."""
+
+    def _hyper_param_search_for_soft_label(self, *, use_aug: bool, **call: Any) -> Trained:
+        with_aug, without = super()._compute_with_aug_metrics_helper, super()._compute_without_aug_metrics_helper
+        helper = with_aug if use_aug else without
+        return self.run.search(lambda rate: helper(**call, hard_labels=None, lr=rate))
+
+    def _compute_with_aug_metrics_helper(self, **call: Any) -> Trained:
+        helper = super()._compute_with_aug_metrics_helper
+        return self.run.train(call["image_path"], "augmented", lambda: helper(**call))
+
+    def _compute_without_aug_metrics_helper(self, **call: Any) -> Trained:
+        helper = super()._compute_without_aug_metrics_helper
+        return self.run.train(call["image_path"], "plain", lambda: helper(**call))
+
+
+def accuracies(found: Mapping[str, Trained]) -> dict[str, float]:
+    """Return the accuracies in percent by role."""
+    return {role: accuracy for role, (accuracy, _) in found.items()}

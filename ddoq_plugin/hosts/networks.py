@@ -1,0 +1,94 @@
+"""DD-Ranking's own architectures as students and teachers of this package.
+
+``host_student("ConvNet-3")`` registers and returns the student ``ddranking:ConvNet-3``, which every function that
+takes a student's name then knows; ``ResNet-18-BN:torchvision`` is DD-Ranking's torchvision form of a name.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..errors import EvaluationError, UnknownNameError
+from ..evaluation import Teacher, train_teacher
+from ..evaluation.students.build import build_student
+from ..registry import STUDENTS, source_hash
+from ..seeding import derive_seed
+from ..store import Store
+
+if TYPE_CHECKING:
+    from ..data import ImageData
+    from ..evaluation import Protocol
+
+PREFIX, TORCHVISION = "ddranking:", ":torchvision"
+
+
+def split_name(name: str) -> tuple[str, bool]:
+    """Return DD-Ranking's name of a model, and whether its torchvision form is meant."""
+    bare = name.removeprefix(PREFIX)
+    return bare.removesuffix(TORCHVISION), bare.endswith(TORCHVISION)
+
+
+def host_student(name: str, num_classes: int, image_size: int) -> str:
+    """Register DD-Ranking's model ``name`` as a student and return the student's name.
+
+    Raises UnknownNameError where it has no such model, EvaluationError where the model does not take the images.
+    """
+    student = PREFIX + name.removeprefix(PREFIX)
+    if student not in STUDENTS:
+        STUDENTS.register(student, partial(_build, name), summary=f"DD-Ranking's {name}", family="ddranking")
+    model = build_student(student, num_classes, image_size, seed=0).eval()
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(2, 3, image_size, image_size))
+    except Exception as problem:  # whatever its layers say about a size they cannot take
+        raise EvaluationError(
+            f"DD-Ranking's {name!r} does not take images of {image_size} px ({problem}); choose another model or size "
+            "(ConvNet-3 takes multiples of 8)"
+        ) from problem
+    return student
+
+
+def host_teacher(data: ImageData, name: str, protocol: Protocol, *, seed: int, device: str, store: Store) -> Teacher:
+    """Return DD-Ranking's model ``name`` trained by our loop on the train split with class labels, once.
+
+    Its test accuracy is also the full-data accuracy of that architecture.
+    """
+    student = host_student(name, data.num_classes, protocol.image_size or data.image_size)
+    key = {
+        "student": student,
+        "protocol": protocol.model_dump(mode="json"),
+        "seed": seed,
+        "data": data.fingerprint,
+        "code": source_hash("ddoq_plugin.evaluation"),
+    }
+
+    def make(folder: Path) -> None:
+        train_teacher(data, student, protocol, derive_seed("teacher", seed), device=device).save(folder)
+
+    return Teacher.load(store.get("teachers", key, make), device=device)
+
+
+def write_checkpoint(teacher: Teacher, name: str, dataset: str, folder: Path) -> Path:
+    """Write a teacher where DD-Ranking looks for it, ``folder/<dataset>/<model>/ckpt_best.pt``; return ``folder``."""
+    path = folder / dataset / split_name(name)[0] / "ckpt_best.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({key: value.cpu() for key, value in teacher.model.state_dict().items()}, path)
+    return folder
+
+
+def _build(name: str, num_classes: int, image_size: int) -> nn.Module:
+    from ddranking.utils import build_model
+
+    model, torchvision = split_name(name)
+    try:
+        return build_model(model, num_classes, (image_size, image_size), use_torchvision=torchvision, device="cpu")
+    except (ValueError, UnboundLocalError) as problem:  # utils/model.py:18, :91-110 and :120
+        raise UnknownNameError(
+            f"DD-Ranking has no model {name!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, -34 and -50 (-BN), VGG-11 "
+            "to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
+        ) from problem
