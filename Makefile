@@ -1,8 +1,8 @@
 # make quickstart: environment, the whole comparison on the embedded digits, the table.   make test: the tests.
 VENV ?= .venv
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .PHONY: quickstart test lint clean
 
@@ -15,12 +15,14 @@ test: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 
+# Debian's python3 comes without venv: as root it is installed, otherwise the message says what to do
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
-		rm -rf $(VENV); $(PYTHON) -m pip install --user --break-system-packages virtualenv && \
-		$(PYTHON) -m virtualenv $(VENV); }
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; if it has another name, say make PYTHON=..."; exit 1; }
+	@test -x $(BIN)/pip || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } \
+		|| { rm -rf $(VENV); test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq python3-venv \
+			&& $(PYTHON) -m venv $(VENV); } \
+		|| { echo "Python's venv is missing; install it (on Debian: apt-get install python3-venv)"; exit 1; }
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 clean:

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from .quantization import Codebook
 
 
+LATENTS_IN_MEMORY = 2  # of one class each; a method can look at two spaces of a class in turn
+
+
 class DistillerConfig(BaseModel):
     """Base of a method's settings: YAML, command line and Python share its fields; unknown ones are errors."""
 
@@ -124,7 +127,7 @@ class DistillContext:
         self.data, self.prior, self.store, self.progress = data, prior, store, progress
         if prior is not None:
             prior.bind_classes(data.class_names, data.wnids)
-        self._latents: dict[tuple[str, int], torch.Tensor] = {}
+        self._latents: dict[str, torch.Tensor] = {}
         self._last_images: tuple[int, torch.Tensor] | None = None
 
     @property
@@ -171,11 +174,12 @@ class DistillContext:
         options = options or CodebookOptions()
         key = self._latents_key(class_id, options)
         address = hash_key(key)
-        if (address, class_id) not in self._latents:
-            self._latents[address, class_id] = self._stored_tensor(
-                "latents", key, lambda: self._encode(class_id, options).half()
-            )
-        return self._latents[address, class_id].float()
+        if address not in self._latents:
+            if self.store is not None:  # it can be read again: memory holds no more than the latents in use
+                while len(self._latents) >= LATENTS_IN_MEMORY:
+                    del self._latents[next(iter(self._latents))]
+            self._latents[address] = self._stored_tensor("latents", key, lambda: self._encode(class_id, options).half())
+        return self._latents[address].float()
 
     def codebook(self, class_id: int, clusters: int, seed: int = 0, options: CodebookOptions | None = None) -> Codebook:
         """Return the codebook of ``clusters`` points of a class."""

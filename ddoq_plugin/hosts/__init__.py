@@ -12,7 +12,7 @@ _HOME = {
     "HostSettings": "settings",
     "host_settings": "settings",
     "export_set": "exports",
-    "own_scores": "own_scores",
+    "own_scores": "own",
 }
 __all__ = list(_HOME)
 

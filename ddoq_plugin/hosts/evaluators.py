@@ -32,7 +32,6 @@ class HostRun:
     seed: int
     set_folder: Path
     reference: dict[tuple[int, str], Trained]
-    trained: Callable[[], None]
     evaluation: int = -1
     found: dict[int, dict[str, Trained]] = field(default_factory=dict)
 
@@ -64,7 +63,6 @@ class HostRun:
         for rate in self.settings.learning_rates:
             self.seed_training()
             results.append(train(rate))
-            self.trained()
         return max(results, key=lambda result: result[0])
 
     def seed_training(self) -> None:

@@ -53,12 +53,15 @@ def host_student(name: str, num_classes: int, image_size: int) -> str:
     return student
 
 
-def host_teacher(data: ImageData, name: str, protocol: Protocol, *, seed: int, device: str, store: Store) -> Teacher:
-    """Return DD-Ranking's model ``name`` trained by our loop on the train split with class labels, once.
+def stored_teacher(
+    data: ImageData, student: str, protocol: Protocol, *, seed: int, device: str, store: Store
+) -> Teacher:
+    """Return any student, DD-Ranking's (``ddranking:NAME``) or ours, trained once, with class labels.
 
     Its test accuracy is also the full-data accuracy of that architecture.
     """
-    student = host_student(name, data.num_classes, protocol.image_size or data.image_size)
+    if student.startswith(PREFIX):
+        host_student(student, data.num_classes, protocol.image_size or data.image_size)
     key = {
         "student": student,
         "protocol": protocol.model_dump(mode="json"),
@@ -89,6 +92,6 @@ def _build(name: str, num_classes: int, image_size: int) -> nn.Module:
         return build_model(model, num_classes, (image_size, image_size), use_torchvision=torchvision, device="cpu")
     except (ValueError, UnboundLocalError) as problem:  # utils/model.py:18, :91-110 and :120
         raise UnknownNameError(
-            f"DD-Ranking has no model {name!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, -34 and -50 (-BN), VGG-11 "
-            "to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
+            f"DD-Ranking has no model {name!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, -34 and -50 (-BN), "
+            "VGG-11 to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
         ) from problem

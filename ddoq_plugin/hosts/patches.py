@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def patched_host(
     full_data: Mapping[str, float],
     new_evaluation: Callable[[], None],
     weights_of: Callable[[Path], Tensor | None],
+    epoch_done: Callable[[], None],
     log: Path,
 ) -> Iterator[None]:
     """Run DD-Ranking's evaluators in here.
@@ -64,6 +65,7 @@ def patched_host(
         full_data: model name -> full-data accuracy in percent.
         new_evaluation: called where an evaluator begins a repetition.
         weights_of: the weights float [n] of the images of a folder, in the order of their file names; None: equal.
+        epoch_done: called after every epoch of every training.
         log: what the host prints is appended here.
     """
     from ddranking.metrics import aug_robust, soft_label
@@ -77,8 +79,8 @@ def patched_host(
                 stack.callback(setattr, module, name, getattr(module, name))
                 setattr(module, name, value)
 
-        # utils/data.py:55-163 knows ten names; any other leaves its variables unset. Both evaluators import the function
-        # by name (soft_label.py:13, aug_robust.py:13).
+        # utils/data.py:55-163 knows ten names; any other leaves its variables unset. Both evaluators import the
+        # function by name (soft_label.py:13, aug_robust.py:13).
         if not data.own:
             replace(scores, "get_dataset", lambda *arguments: _dataset(data, custom_scoring=arguments[4]))
         # utils/misc.py:9-11: called without a seed (soft_label.py:513, aug_robust.py:533) it takes the clock's.
@@ -92,7 +94,7 @@ def patched_host(
         # utils/train_and_eval.py:203 and :240 ask for the top five of fewer classes.
         replace((train_and_eval,), "accuracy", _capped_accuracy(train_and_eval.accuracy))
         # soft_label.py:361, aug_robust.py:289 and :344: a bar for each of dozens of trainings.
-        replace(scores, "tqdm", lambda epochs, **_: epochs)
+        replace(scores, "tqdm", lambda epochs, **_: _counted(epochs, epoch_done))
         # utils/train_and_eval.py:15-18 knows two full-data accuracies, and soft_label.py:538 raises without one. The
         # dictionary is shared by all modules, so it is filled in place.
         stack.enter_context(_filled(train_and_eval.REAL_DATA_ACC_CACHE, data.name, full_data))
@@ -191,6 +193,12 @@ class _WeightedLoss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         losses = [self.loss(outputs[i : i + 1], targets[i : i + 1]) for i in range(len(outputs))]
         return (torch.stack(losses) * self.batches.batch_weights.to(outputs.device)).sum() / len(outputs)
+
+
+def _counted(epochs: Iterable[int], epoch_done: Callable[[], None]) -> Iterator[int]:
+    for epoch in epochs:
+        yield epoch
+        epoch_done()
 
 
 def _capped_accuracy(original: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:

@@ -64,8 +64,8 @@ def score_protocol(settings: HostSettings) -> Protocol:
     protocol = load_protocol(settings.protocol)
     if protocol.label_mode != "soft_online":
         raise EvaluationError(
-            f"protocol {protocol.name!r} has label_mode {protocol.label_mode!r}; DD-Ranking's scores need 'soft_online' "
-            "(of its modes only 'M' runs)"
+            f"protocol {protocol.name!r} has label_mode {protocol.label_mode!r}; DD-Ranking's scores need "
+            "'soft_online' (of its modes only 'M' runs)"
         )
     return protocol
 
@@ -113,7 +113,7 @@ def transforms_of(protocol: Protocol, normaliser: Any, size: int, *, scored: boo
 
 
 def teacher_training(settings: HostSettings, protocol: Protocol) -> Protocol:
-    """Return the teachers' protocol, normalised as the students' (a checkpoint of the host carries no normalisation)."""
+    """Return the teachers' protocol, normalised as the students' (the host's checkpoints say nothing of it)."""
     teacher = load_protocol(settings.teacher_protocol)
     return teacher.model_copy(update={"normalisation": protocol.normalisation, "image_size": protocol.image_size})
 

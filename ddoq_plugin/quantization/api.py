@@ -11,6 +11,7 @@ from .checks import as_matrix, as_weights, check_clusters
 from .codebook import Codebook
 from .cost import gram_pays
 from .gram import Settings, default_restarts, gram_codebooks
+from .precision import full_precision
 
 METHODS = ("auto", "gram", "lloyd", "minibatch")
 MASSES = ("voronoi", "balanced")
@@ -68,6 +69,7 @@ def quantize(
     return quantize_many(latents, [clusters], [seed], **options)[clusters, seed]
 
 
+@full_precision()
 def quantize_many(
     latents: Tensor,
     clusters: Sequence[int],

@@ -1,15 +1,14 @@
 """Many classes quantised at once in batched products: the way on CUDA, and the same code on the CPU for its tests.
 
 Classes are taken in chunks that fit the memory; a chunk is padded with points of weight zero, centred, multiplied (in
-float32 with TF32 off: its products would be wrong by 1e-3), and all restarts of all its classes run side by side. The
+float32, with TF32 off), and all restarts of all its classes run side by side. The
 steps are those of the CPU (``gram``), in float32 from the Gram matrix on: a distortion is right to about 1e-6 of the
 class variance. A class whose distortion is too small for that is quantised again in float64.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,11 +19,13 @@ from .batched_kernels import Problem, costs, lloyd, offsets, run_state, seed_gre
 from .checks import as_matrix, as_weights, check_clusters, check_finite, too_large
 from .codebook import Codebook, codebook_of
 from .gram import DOUBLE_DIMENSIONS, RESOLVED, Settings, default_restarts, gram_codebooks, uniform_draws
+from .precision import full_precision
 
 _CPU_BYTES = 1 << 30  # working memory of a chunk where the device does not say what is free
 _FREE_SHARE = 0.4
 
 
+@full_precision()
 def quantize_classes(
     classes: Sequence[Tensor],
     clusters: int,
@@ -72,22 +73,11 @@ def batched_codebooks(
     double = points[0].shape[1] <= DOUBLE_DIMENSIONS
     size = _chunk_size(points[order[-1]], clusters, settings.restarts or default_restarts(clusters))
     found: dict[int, Codebook] = {}
-    with _full_precision():
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
-            parts = [[given[index] for index in chunk] for given in (points, weights, names)]
-            found.update(zip(chunk, _quantize_chunk(*parts, clusters, seed, settings, double), strict=True))
+    for start in range(0, len(order), size):
+        chunk = order[start : start + size]
+        parts = [[given[index] for index in chunk] for given in (points, weights, names)]
+        found.update(zip(chunk, _quantize_chunk(*parts, clusters, seed, settings, double), strict=True))
     return [found[index] for index in range(len(points))]
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    kept = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = kept
 
 
 def _chunk_size(largest: Tensor, clusters: int, restarts: int) -> int:
@@ -150,7 +140,8 @@ def _best_labels(problem: Problem, clusters: int, seed: int, settings: Settings)
         run = batched_kernels.exchange(problem, run, settings.limit * problem.gram.shape[1])
     found = costs(problem, run)
     # restarts that meet in one optimum: the first, whatever the rounding
-    best = (found <= found.amin(dim=1, keepdim=True) + problem.slack[:, :, 0]).to(torch.int8).argmax(dim=1)
+    tied = found <= found.amin(dim=1, keepdim=True) + problem.gram.shape[1] * problem.slack[:, :, 0]
+    best = tied.to(torch.int8).argmax(dim=1)
     return run.labels[torch.arange(len(best), device=best.device), best]
 
 

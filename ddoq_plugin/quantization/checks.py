@@ -77,5 +77,5 @@ def check_finite(points: Tensor, name: str | None, block: int = 4096) -> None:
 
 
 def too_large(name: str | None) -> QuantizationError:
-    """The error for latents whose squares exceed float64."""
-    return QuantizationError(f"The latents of {called(name)} are too large to square in float64: rescale them.")
+    """The error for latents whose squares exceed the floating-point range."""
+    return QuantizationError(f"The latents of {called(name)} are too large to square: rescale them.")

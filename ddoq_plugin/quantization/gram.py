@@ -144,7 +144,7 @@ def voronoi(gram: Gram, clusters: int, seed: int, settings: Settings) -> np.ndar
         if settings.exchange and clusters > 1:
             kernels.exchange(*state, gram.slack, settings.limit)
         cost = kernels.cost(gram.diagonal, gram.weights, squares, masses)
-        if cost < lowest - gram.slack:  # restarts that meet in one optimum: the first, whatever the rounding
+        if cost < lowest - count * gram.slack:  # restarts that meet in one optimum: the first, whatever the rounding
             lowest, best = cost, labels
     return best
 

@@ -10,13 +10,14 @@ memory-mapped latents need no full copy.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..seeding import generator
-from .checks import check_finite
+from .checks import check_finite, too_large
 from .codebook import Codebook, codebook_of
 from .gram import RESOLVED, gram_codebooks
 
@@ -48,15 +49,17 @@ def lloyd_codebook(
     """Quantise ``points`` [N, d]; ``weights`` float64 [N] of mean 1 or None. The assignment is the nearest centroid.
 
     Raises:
-        QuantizationError: a sample holds NaN or infinity (named).
+        QuantizationError: a sample holds NaN or infinity (named), or the squares exceed the working precision.
     """
     check_finite(points, name)
     centre = points[:: max(1, len(points) // 1024)].to(working_dtype(points)).mean(dim=0)
     found = assign(points, weights, _start(points, weights, clusters, seed, name), centre)
     for _ in range(limit):
         before, found = found, assign(points, weights, found.means, centre)
-        if found.distortion >= before.distortion * (1 - _TOLERANCE):
+        if not found.distortion < before.distortion * (1 - _TOLERANCE):
             break
+    if not math.isfinite(found.distortion):
+        raise too_large(name)
     return codebook_of(found.codes, found.labels, found.distances, weights)
 
 

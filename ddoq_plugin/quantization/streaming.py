@@ -8,15 +8,18 @@ from one last pass, because counts gathered while centroids move are not the mas
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..errors import QuantizationError
 from ..seeding import generator
-from .checks import as_matrix, called, check_clusters, check_finite
+from .checks import as_matrix, called, check_clusters, check_finite, too_large
 from .codebook import Codebook, codebook_of
 from .gram import gram_codebooks, gram_matrix, seeded_labels
 from .lloyd import assign, cell_sums, nearest_code, working_dtype
+from .precision import full_precision
 
 _BATCH = 512  # samples of a batch, or
 _BATCH_PER_CLUSTER = 5  # times K where that is more
@@ -104,6 +107,7 @@ class StreamingQuantizer:
         if self._codes is None:
             raise QuantizationError(f"No latents of {called(self.name)} came: feed update() first.")
 
+    @full_precision()
     def codebook(self, latents: Tensor) -> Codebook:
         """Return the codebook with the Voronoi masses of ``latents`` [N, ...], which may be memory-mapped.
 
@@ -113,8 +117,12 @@ class StreamingQuantizer:
             raise QuantizationError(f"No batch of {called(self.name)} has been fitted yet: call finish() first.")
         points = as_matrix(latents, self.name)
         found = assign(points, None, self._codes, self._centre)
+        if not math.isfinite(found.distortion):
+            check_finite(points, self.name)
+            raise too_large(self.name)
         return codebook_of(found.codes, found.labels, found.distances, None)
 
+    @full_precision()
     def _fit(self, batch: Tensor) -> None:
         if self._codes is None:
             self._begin(batch)

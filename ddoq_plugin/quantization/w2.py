@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..errors import QuantizationError
 from .checks import as_matrix, as_weights, check_finite, too_large
+from .precision import full_precision
 from .transport import transport_cost
 
 _BLOCK = 4096  # samples whose distances are held at once in the closed form
 
 
+@full_precision()
 def w2_squared(
     latents: Tensor, centroids: Tensor, masses: Tensor | None = None, weights: Tensor | None = None
 ) -> float:

@@ -133,16 +133,14 @@ class _Run:
         """Make what is missing. The prior is trained while the full-data students already use the other cores."""
         missing = self.missing()
         sets = list({spec.title: spec for spec in (row.set for row in missing.values()) if spec is not None}.values())
-        stages = RayStages(self.config)
+        stages = RayStages(self.config, progress=self.progress)
         prior = stages.start("prepare_prior") if sets and self.config.prior is not None else None
         if self.config.teacher is not None:
-            self.say("teacher ...")
-            stages.wait(stages.start("prepare_teacher"))
+            stages.watch(stages.start("prepare_teacher"), "teacher")
         whole = {key: row for key, row in missing.items() if row.set is None}
         self.train(stages, [Trial(None, row.kind, row.student, row.seed, (key,)) for key, row in whole.items()])
         if prior is not None:
-            self.say("prior ...")
-            stages.wait(prior)
+            stages.watch(prior, "prior")
         made = self.make_sets(stages, sets)
         self.train(stages, self.trials(missing, made))
 

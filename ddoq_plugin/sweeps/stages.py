@@ -42,6 +42,15 @@ class RayStages:
         """Start one task and return its reference."""
         return self._task.remote(self._text, stage, argument)
 
+    def watch(self, reference: Any, description: str) -> Any:
+        """Return a task's result as :meth:`wait` does, counting the seconds meanwhile."""
+        import ray
+
+        with bar(None, f"{description} (seconds)", show=self._progress) as shown:
+            while not ray.wait([reference], timeout=1)[0]:
+                shown.update(1)
+        return self.wait(reference)
+
     def wait(self, reference: Any) -> Any:
         """Return a task's result; a DDOQError of the worker is raised here as itself."""
         import ray

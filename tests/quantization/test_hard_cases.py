@@ -123,9 +123,10 @@ def test_squares_beyond_float32(scale):
     assert scaled.distortion == pytest.approx(plain.distortion * scale**2, rel=1e-5)
 
 
-def test_squares_beyond_float64_are_an_error():
+@pytest.mark.parametrize(("method", "scale"), [("gram", 1e200), ("lloyd", 1e25), ("minibatch", 1e25)])
+def test_squares_beyond_the_range_are_an_error(method, scale):
     with pytest.raises(QuantizationError, match="too large to square"):
-        quantize(normal(40, 100) * 1e200, 5)
+        quantize(normal(4000, 100) * scale, 5, method=method)
 
 
 def test_a_million_points_in_one_and_two_dimensions():
