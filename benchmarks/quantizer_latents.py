@@ -19,7 +19,7 @@ def mixture(samples: int, dimensions: int, seed: int = 0, modes: int = 40) -> Te
     centres = random.standard_normal((modes, dimensions), dtype=np.float32)
     points = random.standard_normal((samples, dimensions), dtype=np.float32)
     points += 0.7 * centres[random.integers(0, modes, samples)]
-    return torch.from_numpy(points * scales + np.float32(0.3))
+    return torch.from_numpy(points * scales)
 
 
 def class_images(pack: Path, class_index: int) -> Tensor:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Measured:
-    """Processor seconds of each round and what the last round returned."""
+    """Processor seconds of each round and what it returned."""
 
     seconds: list[float] = field(default_factory=list)
-    result: object = None
+    results: list = field(default_factory=list)
 
     @property
     def milliseconds(self) -> float:
@@ -24,17 +24,17 @@ class Measured:
         return statistics.median(a / b for a, b in zip(self.seconds, reference.seconds, strict=True))
 
 
-def interleaved(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, Measured]:
-    """Run each contender once to warm up and then once a round.
+def interleaved(contenders: dict[str, Callable[[int], object]], rounds: int) -> dict[str, Measured]:
+    """Run each contender once a round, with the number of the round as its seed.
 
     Processor time is taken rather than the clock: on one thread they are the same, and what else runs on the machine
     does not count.
     """
     measured = {name: Measured() for name in contenders}
-    for repetition in range(rounds + 1):
+    for seed in range(rounds):
         for name, run in contenders.items():
             started = time.process_time()
-            measured[name].result = run()
-            if repetition > 0:
-                measured[name].seconds.append(time.process_time() - started)
+            result = run(seed)
+            measured[name].seconds.append(time.process_time() - started)
+            measured[name].results.append(result)
     return measured

@@ -2,7 +2,7 @@
 
 >>> made = distill("ddoq", dataset="digits", prior={"name": "dit", "train": "digits"}, ipc=10, weighting="sqrt")
 >>> frame = evaluate(made, dataset="digits", students=["convnet3_w32"], protocol="soft_stored_short",
-...                  teacher="resnet10_w16", seeds=3)
+...                  teacher="convnet3_bn_w32", seeds=3)
 """
 
 from __future__ import annotations

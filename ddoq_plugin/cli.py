@@ -123,7 +123,7 @@ def evaluate(
     data: Data = "digits",
     student: Annotated[list[str], typer.Option(help="A student; repeat for several.")] = ["convnet3_w32"],  # noqa: B006
     protocol: Annotated[str, typer.Option(help="Protocol: a name or a YAML file.")] = "soft_stored_short",
-    teacher: Annotated[str, typer.Option(help="The teacher's architecture (soft labels).")] = "resnet10_w16",
+    teacher: Annotated[str, typer.Option(help="The teacher's architecture (soft labels).")] = "convnet3_bn_w32",
     seeds: Annotated[int, typer.Option(help="Students trained per architecture.")] = 1,
     csv: Annotated[Path | None, typer.Option(help="Also write the rows here.")] = None,
     data_option: DataOption = [],  # noqa: B006

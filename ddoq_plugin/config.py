@@ -11,7 +11,7 @@ Example::
     ipc: [1, 10]
     clusters: [ipc, 20]
     students: [mlp, convnet3_w32]
-    teacher: {student: resnet10_w16, protocol: teacher_short}
+    teacher: {student: convnet3_bn_w32, protocol: teacher_short}
     protocol: soft_stored_short
     seeds: 3
 

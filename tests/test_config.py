@@ -86,7 +86,7 @@ def test_grid_of_lists(tmp_path):
     distilled = [row for row in grid.rows if row.kind == "distilled"]
     assert len(distilled) == len(grid.sets) * 2
     assert len([row for row in grid.rows if row.kind == "full_data"]) == 2 * 3
-    assert len([row for row in grid.rows if row.kind == "full_data_2x"]) == 2
+    assert len([row for row in grid.rows if row.kind == "full_data_2x"]) == 2 * 3
 
 
 def test_every_varied_setting_is_in_the_label(tmp_path):

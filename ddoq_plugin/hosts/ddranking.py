@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
-from torch import Tensor
 
 from ..errors import EvaluationError
 from ..evaluation.protocol import by_ipc
@@ -60,7 +59,8 @@ def score_with_ddranking(
         metric: ``lrs`` (``LabelRobustScoreSoft``) or ``ars`` (``AugmentationRobustScore``).
         student, teacher: DD-Ranking's names of models (teacher None: the student's architecture).
         settings: see :class:`HostSettings`; default: those of its leaderboard.
-        seed: of students, random images and teachers. The same seed gives the same rows on the same machine.
+        seed: of students and random images (the teacher's is a setting). The same seed gives the same rows on the
+            same machine with the same number of threads.
         device: ``cpu`` or ``cuda``.
         work_folder: exported data, sets, teachers and logs; used again by the next call.
 
@@ -75,11 +75,14 @@ def score_with_ddranking(
     """
     check_host()
     settings = settings or HostSettings()
-    named = labelled(sets)
+    if metric not in RAW:
+        raise EvaluationError(f"there is no metric {metric!r}; use 'lrs' or 'ars'")
+    named, protocol = labelled(sets), score_protocol(settings)
+    for _, made in named:
+        check_set(made, data, None if isinstance(data, HostData) else data.class_counts("train"))
+        training_arguments(protocol, made.ipc, metric=metric)
     bench = _Bench.prepare(data, metric, student, teacher or student, settings, seed, device, Path(work_folder))
     jobs = [(label, made, way) for label, made in named for way in ways_of(made, settings.weighting)]
-    for _, made in named:
-        bench.check(made)
     rows: list[dict[str, Any]] = []
     with bar(bench.epochs([made.ipc for _, made, _ in jobs]), f"DD-Ranking {metric}, epochs", show=progress) as shown:
         for label, made, way in jobs:
@@ -92,7 +95,6 @@ class _Bench:
     """Everything that the sets of one call share."""
 
     data: HostData
-    train_counts: Tensor | None
     metric: str
     student: str
     teacher: str
@@ -119,11 +121,7 @@ class _Bench:
         folder: Path,
     ) -> _Bench:
         """Export the data, and train or find the teacher and the student on full data."""
-        if metric not in RAW:
-            raise EvaluationError(f"there is no metric {metric!r}; use 'lrs' or 'ars'")
-        protocol = score_protocol(settings)
-        training_arguments(protocol, 1, metric=metric)
-        store = Store(folder)
+        protocol, store = score_protocol(settings), Store(folder)
         own = isinstance(data, HostData)
         host = data if own else export_data(data, protocol, store)
         student, teacher = student.removeprefix(PREFIX), teacher.removeprefix(PREFIX)
@@ -132,10 +130,12 @@ class _Bench:
         if own:
             _check_own(host, student, teacher, metric, full, teachers)
         else:
-            train = teacher_training(settings, protocol)
+            for name in (student, teacher):
+                host_student(name, host.num_classes, host.image_size)
+            train, first = teacher_training(settings, protocol), settings.teacher_seed
 
             def trained(name: str) -> Teacher:
-                return stored_teacher(data, PREFIX + name, train, seed=seed, device=device, store=store)
+                return stored_teacher(data, PREFIX + name, train, seed=first, device=device, store=store)
 
             if metric == "lrs" and not full:
                 full[split_name(student)[0]] = trained(student).test_accuracy
@@ -143,16 +143,7 @@ class _Bench:
                 made = trained(teacher)
                 teachers = folder / "teacher_models" / made.fingerprint
                 write_checkpoint(made, teacher, host.name, teachers)
-            host_student(student, host.num_classes, host.image_size)
-        counts = None if own else data.class_counts("train")
-        return cls(
-            host, counts, metric, student, teacher, settings, protocol, seed, device, folder, store, teachers, full, {}
-        )
-
-    def check(self, made: DistilledSet) -> None:
-        """Raise EvaluationError where a set does not fit."""
-        check_set(made, self.data, self.train_counts)
-        training_arguments(self.protocol, made.ipc, metric=self.metric)
+        return cls(host, metric, student, teacher, settings, protocol, seed, device, folder, store, teachers, full, {})
 
     def epochs(self, ipcs: Sequence[int]) -> int:
         """Return the epochs of all trainings on sets of these IPC; a reference is trained once for each IPC."""

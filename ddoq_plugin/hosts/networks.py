@@ -19,6 +19,7 @@ from ..evaluation.students.build import build_student
 from ..registry import STUDENTS, source_hash
 from ..seeding import derive_seed
 from ..store import Store
+from .patches import check_host
 
 if TYPE_CHECKING:
     from ..data import ImageData
@@ -36,8 +37,10 @@ def split_name(name: str) -> tuple[str, bool]:
 def host_student(name: str, num_classes: int, image_size: int) -> str:
     """Register DD-Ranking's model ``name`` as a student and return the student's name.
 
-    Raises UnknownNameError where it has no such model, EvaluationError where the model does not take the images.
+    Raises UnknownNameError where it has no such model, EvaluationError where the model does not take the images or
+    DD-Ranking is not installed.
     """
+    check_host()
     student = PREFIX + name.removeprefix(PREFIX)
     if student not in STUDENTS:
         STUDENTS.register(student, partial(_build, name), summary=f"DD-Ranking's {name}", family="ddranking")
@@ -47,8 +50,8 @@ def host_student(name: str, num_classes: int, image_size: int) -> str:
             model(torch.zeros(2, 3, image_size, image_size))
     except Exception as problem:  # whatever its layers say about a size they cannot take
         raise EvaluationError(
-            f"DD-Ranking's {name!r} does not take images of {image_size} px ({problem}); choose another model or size "
-            "(ConvNet-3 takes multiples of 8)"
+            f"DD-Ranking's {name.removeprefix(PREFIX)!r} does not take images of {image_size} px ({problem}); choose "
+            "another model or size (ConvNet-3 takes multiples of 8)"
         ) from problem
     return student
 
@@ -92,6 +95,6 @@ def _build(name: str, num_classes: int, image_size: int) -> nn.Module:
         return build_model(model, num_classes, (image_size, image_size), use_torchvision=torchvision, device="cpu")
     except (ValueError, UnboundLocalError) as problem:  # utils/model.py:18, :91-110 and :120
         raise UnknownNameError(
-            f"DD-Ranking has no model {name!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, -34 and -50 (-BN), "
-            "VGG-11 to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
+            f"DD-Ranking has no model {name.removeprefix(PREFIX)!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, "
+            "-34 and -50 (-BN), VGG-11 to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
         ) from problem

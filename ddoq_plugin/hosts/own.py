@@ -223,13 +223,13 @@ def _prepare(
     store: Store,
 ) -> _Bench:
     protocol = score_protocol(settings)
-    train = teacher_training(settings, protocol)
+    train, first = teacher_training(settings, protocol), settings.teacher_seed
     if student.startswith(PREFIX):
         host_student(student, data.num_classes, protocol.image_size or data.image_size)
     full = settings.full_data_accuracy
     if "lrs" in metrics and full is None:
-        full = stored_teacher(data, student, train, seed=seed, device=device, store=store).test_accuracy
-    labels = stored_teacher(data, teacher, train, seed=seed, device=device, store=store)
+        full = stored_teacher(data, student, train, seed=first, device=device, store=store).test_accuracy
+    labels = stored_teacher(data, teacher, train, seed=first, device=device, store=store)
     labels.check_classes(data.class_names)
     protocols = role_protocols(protocol)
     return _Bench(data, tuple(metrics), student, labels, settings, protocols, full, seed, device, {})

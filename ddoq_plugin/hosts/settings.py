@@ -16,18 +16,24 @@ class HostSettings(BaseModel):
     """What a score needs beside its students' protocol. The defaults are those of DD-Ranking's leaderboard.
 
     protocol: name or file; its ``soft_online`` training is the one with soft labels and augmentation, and the others
-    are derived from it. teacher_protocol: how teachers and the full-data student are trained. learning_rates: those
-    that are searched; DD-Ranking takes the best on test, our own evaluation the best on validation. set_learning_rate:
-    the distilled set's own, for its soft-label trainings, instead of the search. evaluations: repetitions, each with
-    its own seeds and random images. test_every: epochs between DD-Ranking's tests, of which it reports the best.
-    balance: w of LRS, g of ARS. weighting: how the weights of a weighted set enter, ``loss`` (each image's loss is
-    multiplied), ``sampler`` (images are drawn in proportion, with replacement) or ``off``. teacher_folder: your own
-    teachers, ``<folder>/<dataset>/<model>/ckpt_best.pt``. full_data_accuracy: percent, where it is known.
+        are derived from it.
+    teacher_protocol, teacher_seed: how teachers and the full-data student are trained.
+    learning_rates: those that are searched; DD-Ranking takes the best on test, our own evaluation on validation.
+    set_learning_rate: the distilled set's own, for its soft-label trainings, instead of the search.
+    evaluations: repetitions, each with its own seeds and random images.
+    test_every: epochs between DD-Ranking's tests, of which it reports the best.
+    balance: w of LRS, g of ARS.
+    weighting: how the weights of a weighted set enter, ``loss`` (each image's loss is multiplied), ``sampler`` (images
+        are drawn in proportion, with replacement) or ``off``.
+    teacher_folder: your own teachers, ``<folder>/<dataset>/<model>/ckpt_best.pt``.
+    full_data_accuracy: of the student, in percent, where it is known.
+    workers: processes of DD-Ranking's data loaders.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     protocol: str = "ddranking_d4m_cifar"
     teacher_protocol: str = "teacher_short"
+    teacher_seed: int = 0
     learning_rates: tuple[float, ...] = Field(HOST_RATES, min_length=1)
     set_learning_rate: float | None = Field(None, gt=0)
     evaluations: int = Field(5, ge=1)

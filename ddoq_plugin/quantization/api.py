@@ -43,7 +43,7 @@ def quantize(
             "auto": gram or lloyd by the cost model of ``cost.gram_pays``.
         masses: "voronoi": a centroid's mass is the share of the samples nearest to it. "balanced": all masses are 1/K
             and samples go to centroids by exact transport (only with "auto" or "gram").
-        restarts: runs from different seeds of which the best is kept (only "gram"); None: 200 / K between 1 and 8.
+        restarts: runs from different draws of which the best is kept (only "gram"); None: 2 for K up to 50, else 1.
         exchange: whether Lloyd is followed by Hartigan's exchange (only "gram").
         max_iterations: limit of Lloyd's steps, of exchange sweeps and of balanced alternations.
         batch_size: samples of a mini-batch (only "minibatch"); None: max(512, 5 K).

@@ -71,11 +71,7 @@ def _alternate(
 def _means(gram: Gram, shares: np.ndarray, supply: np.ndarray) -> Tensor:
     samples, points = shares.nonzero()
     parts = gram.weights[samples] * shares[samples, points] / supply[samples]
-    rows = torch.from_numpy(points)
-    sums = torch.zeros(shares.shape[1], gram.centred.shape[1], dtype=gram.centred.dtype)
-    sums.index_add_(0, rows, gram.centred[samples] * torch.from_numpy(parts).to(sums.dtype)[:, None])
-    masses = torch.bincount(rows, weights=torch.from_numpy(parts)).to(sums.dtype)
-    return sums / masses[:, None] + gram.centre
+    return gram.means(*map(torch.from_numpy, (samples, points, parts)), shares.shape[1])
 
 
 def _nearest(shares: np.ndarray, costs: np.ndarray, assignment: np.ndarray) -> np.ndarray:

@@ -16,7 +16,20 @@ import numpy as np
 
 from .compiled import compiled
 
+_TILE = 64  # of a matrix that is transposed
 _BLOCK = 128  # points whose best exchanges are found together, in vector registers
+
+
+@compiled
+def mirror(triangle, matrix):
+    """Fill the symmetric ``matrix`` [N, N] from the upper ``triangle``, tile by tile."""
+    count = triangle.shape[0]
+    for top in range(0, count, _TILE):
+        for left in range(0, top + 1, _TILE):
+            for i in range(top, min(top + _TILE, count)):
+                for j in range(left, min(left + _TILE, i + 1)):
+                    matrix[i, j] = triangle[j, i]
+                    matrix[j, i] = triangle[j, i]
 
 
 @compiled

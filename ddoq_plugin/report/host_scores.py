@@ -106,7 +106,7 @@ def scores_from_rows(
 
     Returns:
         label, ipc, clusters, student, seed, the accuracies (percent), and ``lrs`` and ``ars`` where their rows are
-        there. Full data and reference are those of the same student and seed (full data of several seeds: the same).
+        there. Full data and reference are those of the same student and seed.
 
     Raises:
         EvaluationError: there are no rows of the reference, or neither ``hard`` nor ``plain`` is given.

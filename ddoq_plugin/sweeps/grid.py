@@ -77,10 +77,8 @@ def make_grid(config: SweepConfig) -> Grid:
     _check_labels(sets)
     rows = [RowSpec("distilled", student, s.seed, s) for s in sets for student in config.students]
     if config.full_data:
-        pairs = list(itertools.product(config.students, config.seeds))
-        rows += [RowSpec("full_data", student, seed) for student, seed in pairs]
-        # convergence is a property of the protocol: one seed shows it
-        rows += [RowSpec("full_data_2x", student, config.seeds[0]) for student in config.students]
+        for kind in ("full_data", "full_data_2x"):
+            rows += [RowSpec(kind, *pair) for pair in itertools.product(config.students, config.seeds)]
     return Grid(sets, rows)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ddoq_plugin.data.base import ArraySplit
 from ddoq_plugin.errors import EvaluationError, UnknownNameError
 from ddoq_plugin.evaluation.augment import apply
+from ddoq_plugin.evaluation.convergence import TOLERANCE
 from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.mixing import apply_mix
 from ddoq_plugin.evaluation.optimisers import make_optimizer
@@ -281,7 +282,11 @@ def test_the_short_protocol_trains_to_convergence(student):
     from ddoq_plugin.data import load_data
     from ddoq_plugin.evaluation import check_convergence, load_protocol, train_teacher
 
-    digits = load_data("digits")
+    digits = load_data("digits", val_fraction=0.25)  # the usual validation split is too small to see one point
     teacher = train_teacher(digits, "convnet3_bn_w32", load_protocol("teacher_short"), 0, progress=False)
-    found = check_convergence(student, load_protocol("soft_stored_short"), digits, seed=0, teacher=teacher)
-    assert found.converged and found.accuracy >= 96
+    made = load_protocol("soft_stored_short")
+    found = [check_convergence(student, made, digits, seed=seed, teacher=teacher) for seed in range(3)]
+    accuracy, at_twice = (
+        sum(values) / 3 for values in zip(*((f.accuracy, f.accuracy_at_twice) for f in found), strict=True)
+    )
+    assert at_twice - accuracy <= TOLERANCE and accuracy >= 96

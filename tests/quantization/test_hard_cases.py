@@ -131,9 +131,9 @@ def test_squares_beyond_the_range_are_an_error(method, scale):
 
 def test_a_million_points_in_one_and_two_dimensions():
     random = np.random.default_rng(0)
-    line = quantize(torch.from_numpy(random.random((1_000_000, 1), dtype=np.float32)), 10)
+    line = quantize(torch.from_numpy(random.random((1_000_000, 1), dtype=np.float32)), 10, max_iterations=8)
     assert line.distortion == pytest.approx(1 / 1200, rel=2e-2)
-    plane = quantize(torch.from_numpy(random.random((1_000_000, 2), dtype=np.float32)), 6, max_iterations=20)
+    plane = quantize(torch.from_numpy(random.random((1_000_000, 2), dtype=np.float32)), 6, max_iterations=8)
     assert len(plane.assignment) == 1_000_000
     # hexagonal cells bound the distortion of K points on the unit square from below: 5 / (18 sqrt 3 K) (Fejes Toth)
     assert 5 / (18 * 3**0.5 * 6) <= plane.distortion <= 1.2 * 5 / (18 * 3**0.5 * 6)

@@ -17,7 +17,7 @@ from ddoq_plugin.evaluator import Evaluator
 from ddoq_plugin.sweeps.stages import worker_workshop
 from ddoq_plugin.sweeps.trials import Trial, train_trial
 
-ROWS = (2 * 2 * 2 + 2) * 2 + 2 + 1  # (ddoq weightings x IPC x K + random x IPC) x seeds, full data, its check
+ROWS = (2 * 2 * 2 + 2) * 2 + 2 * 2  # (ddoq weightings x IPC x K + random x IPC) x seeds, full data, its check
 
 
 def rows_of(folder):
