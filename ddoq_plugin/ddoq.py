@@ -60,6 +60,8 @@ class DDOQ(Distiller):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
+        if self.config.masses == "balanced" and self.config.clustering != "lloyd":
+            raise DistillError("balanced masses start from Lloyd's codebook; set clustering: lloyd")
         if (self.config.weighting == "power") != (self.config.alpha is not None):
             raise DistillError("weighting 'power' needs alpha, and the other weightings take none; set both or neither")
 

@@ -52,14 +52,14 @@ class CodebookOptions(DistillerConfig):
     """How the latents of a class become a codebook; part of its key.
 
     space: ``latent`` (the prior's latents), ``noise`` (their DDIM inversions) or ``pixel`` (the images themselves).
-    encoding: mode or one sample of the encoder's posterior. clustering: ``lloyd`` (k-means to a local optimum) or
-    ``minibatch`` (one pass as D4M's code does: one update of ``km_expand * K`` latents at a time).
+    encoding: mode or one sample of the encoder's posterior. clustering: ``lloyd`` (k-means to a local optimum),
+    ``minibatch`` (one pass of CLVQ) or ``d4m`` (the pass of D4M's code, ``km_expand * K`` latents an update).
     masses: ``voronoi`` or ``balanced`` (equal masses by optimal transport).
     """
 
     space: Literal["latent", "noise", "pixel"] = "latent"
     encoding: Literal["mode", "sample"] = "mode"
-    clustering: Literal["lloyd", "minibatch"] = "lloyd"
+    clustering: Literal["lloyd", "minibatch", "d4m"] = "lloyd"
     masses: Literal["voronoi", "balanced"] = "voronoi"
     km_expand: int = Field(1, ge=1)
     inversion_steps: int = Field(31, ge=1)  # D3HR's code, lin-zhao-resoLve/D3HR
@@ -333,18 +333,15 @@ class DistillContext:
     def _quantize(
         self, class_id: int, pairs: Sequence[tuple[int, int]], options: CodebookOptions
     ) -> dict[tuple[int, int], Codebook]:
-        from .quantization import quantize_many
+        from .quantization import d4m_codebook, quantize_many
 
-        latents = self.latents(class_id, options)
-        settings: dict[str, Any] = {"masses": options.masses, "name": self.class_names[class_id]}
+        latents, name = self.latents(class_id, options).flatten(1), self.class_names[class_id]
+        if options.clustering == "d4m":
+            expand = options.km_expand
+            return {(k, seed): d4m_codebook(latents, k, km_expand=expand, seed=seed, name=name) for k, seed in pairs}
         clusters, seeds = sorted({k for k, _ in pairs}), sorted({seed for _, seed in pairs})
-        if options.clustering == "lloyd":
-            return quantize_many(latents.flatten(1), clusters, seeds, **settings)
-        settings["method"] = "minibatch"
-        made = {}
-        for k in clusters:
-            made |= quantize_many(latents.flatten(1), [k], seeds, batch_size=options.km_expand * k, **settings)
-        return made
+        method = "auto" if options.clustering == "lloyd" else "minibatch"
+        return quantize_many(latents, clusters, seeds, method=method, masses=options.masses, name=name)
 
     def _stored_tensor(self, kind: str, key: dict[str, Any], make) -> torch.Tensor:
         if self.store is None:

@@ -91,7 +91,7 @@ def test_d4m_is_always_equal_weights_and_differs_from_lloyd(context):
 def test_d4m_publishes_its_settings():
     config = D4M().config
     assert (config.strength, config.guidance_scale, config.steps, config.km_expand) == (0.7, 8.0, 50, 1)
-    assert (config.clustering, config.encoding, config.weighting) == ("minibatch", "sample", "uniform")
+    assert (config.clustering, config.encoding, config.weighting) == ("d4m", "sample", "uniform")
 
 
 def test_medoids_are_the_nearest_real_images(context):

@@ -16,7 +16,7 @@ class D4MConfig(DDOQConfig):
     """Settings of D4M; see :class:`ddoq_plugin.ddoq.DDOQConfig`. The weights are always equal."""
 
     weighting: Literal["uniform"] = "uniform"
-    clustering: Literal["lloyd", "minibatch"] = "minibatch"
+    clustering: Literal["lloyd", "minibatch", "d4m"] = "d4m"
     encoding: Literal["mode", "sample"] = "sample"
 
 

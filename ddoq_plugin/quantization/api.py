@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -11,9 +12,11 @@ from .checks import as_matrix, as_weights, check_clusters
 from .codebook import Codebook
 from .cost import gram_pays
 from .gram import Settings, default_restarts, gram_codebooks
+from .lloyd import lloyd_codebook
 from .precision import full_precision
+from .streaming import streamed_codebook
 
-METHODS = ("auto", "gram", "lloyd", "minibatch")
+METHODS = ("auto", "gram", "lloyd", "minibatch", "d4m")
 MASSES = ("voronoi", "balanced")
 
 
@@ -39,14 +42,16 @@ def quantize(
         seed: same seed, same machine, same result.
         weights: of the samples, non-negative [N], any scale; None: all equal.
         method: "gram" (greedy k-means++, Lloyd and Hartigan's exchange on the Gram matrix, see ``gram_kernels``),
-            "lloyd" (blocked matrix products, linear in N), "minibatch" (one shuffled pass with the step 1/count) or
-            "auto": gram or lloyd by the cost model of ``cost.gram_pays``.
+            "lloyd" (blocked matrix products, linear in N), "minibatch" (one shuffled pass with the step 1/count),
+            "d4m" (that pass as D4M's published code makes it, see ``d4m_codebook``) or "auto": gram or lloyd by the
+            cost model of ``cost.gram_pays``.
         masses: "voronoi": a centroid's mass is the share of the samples nearest to it. "balanced": all masses are 1/K
             and samples go to centroids by exact transport (only with "auto" or "gram").
         restarts: runs from different draws of which the best is kept (only "gram"); None: 2 for K up to 50, else 1.
         exchange: whether Lloyd is followed by Hartigan's exchange (only "gram").
         max_iterations: limit of Lloyd's steps, of exchange sweeps and of balanced alternations.
-        batch_size: samples of a mini-batch (only "minibatch"); None: max(512, 5 K).
+        batch_size: samples of a mini-batch (only "minibatch", None: max(512, 5 K), and "d4m": its km_expand * K, None:
+            K as in its published script).
         name: of the class, for messages.
 
     Returns:
@@ -87,7 +92,7 @@ def quantize_many(
     """Quantise one class for every K of ``clusters`` and every seed; one Gram matrix serves them all.
 
     Returns:
-        ``{(K, seed): codebook}``, each the same as ``quantize(latents, K, seed=seed, ...)`` gives with that method.
+        ``{(K, seed): codebook}``, each the same as ``quantize(latents, K, seed=seed, ...)`` gives.
 
     Raises:
         QuantizationError: as ``quantize``.
@@ -96,23 +101,23 @@ def quantize_many(
     points = as_matrix(latents, name)
     shares = as_weights(weights, points, name)
     check_clusters(clusters, points, shares, name)
-    keys = [(int(count), int(seed)) for count in dict.fromkeys(clusters) for seed in dict.fromkeys(seeds)]
-    if method == "auto":
-        counts = [count for count, _ in keys]
-        runs = [restarts or default_restarts(count) for count in counts]
-        method = "gram" if masses == "balanced" or gram_pays(*points.shape, counts, runs) else "lloyd"
-    if method == "gram":
-        settings = Settings(restarts, exchange, max_iterations, masses == "balanced")
-        return _gram(points, shares, name, keys, settings)
-    if method == "lloyd":
-        from .lloyd import lloyd_codebook
+    settings = Settings(restarts, exchange, max_iterations, masses == "balanced")
+    found: dict[tuple[int, int], Codebook] = {}
+    in_gram_domain = []
+    for key in itertools.product(dict.fromkeys(map(int, clusters)), dict.fromkeys(map(int, seeds))):
+        if method == "gram" or method == "auto" and (settings.balanced or _gram_pays(points, key[0], restarts)):
+            in_gram_domain.append(key)
+        elif method in ("auto", "lloyd"):
+            found[key] = lloyd_codebook(points, shares, *key, max_iterations, name)
+        else:
+            found[key] = streamed_codebook(points, *key, batch_size, method == "d4m", name)
+    if in_gram_domain:
+        found |= _gram(points, shares, name, in_gram_domain, settings)
+    return found
 
-        return {
-            (count, seed): lloyd_codebook(points, shares, count, seed, max_iterations, name) for count, seed in keys
-        }
-    from .streaming import streamed_codebook
 
-    return {(count, seed): streamed_codebook(points, count, seed, batch_size, False, name) for count, seed in keys}
+def _gram_pays(points: Tensor, clusters: int, restarts: int | None) -> bool:
+    return gram_pays(*points.shape, clusters, restarts or default_restarts(clusters))
 
 
 def _gram(
@@ -140,7 +145,7 @@ def _check_options(
         raise QuantizationError(f"restarts must be 1 or more, not {restarts}.")
     if max_iterations < 1:
         raise QuantizationError(f"max_iterations must be 1 or more, not {max_iterations}.")
-    if batch_size is not None and method != "minibatch":
-        raise QuantizationError(f"batch_size belongs to the method 'minibatch', not to {method!r}.")
-    if weights is not None and method == "minibatch":
-        raise QuantizationError("The method 'minibatch' takes no sample weights: use 'gram' or 'lloyd'.")
+    if batch_size is not None and method not in ("minibatch", "d4m"):
+        raise QuantizationError(f"batch_size belongs to the methods 'minibatch' and 'd4m', not to {method!r}.")
+    if weights is not None and method in ("minibatch", "d4m"):
+        raise QuantizationError(f"The method {method!r} takes no sample weights: use 'gram' or 'lloyd'.")

@@ -35,7 +35,7 @@ class StreamingQuantizer:
     Args:
         clusters: number of centroids, K.
         seed: drives the start and, with ``published``, the reassignment.
-        batch_size: samples held and fitted at a time; None: max(512, 5 K). At least K.
+        batch_size: samples held and fitted at a time, at least K; None: max(512, 5 K), K with ``published``.
         published: scikit-learn's start (greedy k-means++ of the first batch, one step) and its random reassignment of
             starved centroids, as D4M's published code runs it; otherwise the first batch is quantised in full and
             a starved centroid is left alone.
@@ -57,7 +57,8 @@ class StreamingQuantizer:
         if clusters < 1:
             raise QuantizationError(f"The number of clusters must be 1 or more, not {clusters}.")
         self.clusters = clusters
-        self.batch_size = batch_size or max(_BATCH, _BATCH_PER_CLUSTER * clusters)
+        default = clusters if published else max(_BATCH, _BATCH_PER_CLUSTER * clusters)
+        self.batch_size = default if batch_size is None else batch_size
         if self.batch_size < clusters:
             raise QuantizationError(f"A batch of {batch_size} samples cannot start {clusters} clusters: enlarge it.")
         self.seed = seed

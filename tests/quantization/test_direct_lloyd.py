@@ -5,7 +5,7 @@ import pytest
 import torch
 from quantization_reference import distances
 
-from ddoq_plugin.quantization import quantize
+from ddoq_plugin.quantization import quantize, quantize_many
 from ddoq_plugin.quantization.cost import gram_pays
 from ddoq_plugin.quantization.lloyd import assign
 
@@ -78,12 +78,12 @@ def test_it_is_reproducible_and_depends_on_the_seed():
 
 
 def test_the_cost_model_takes_gram_for_classes_and_lloyd_for_large_data():
-    assert gram_pays(1300, 4096, [100], [1])
-    assert gram_pays(1300, 16384, [10], [4])
-    assert not gram_pays(130_000, 4096, [100], [1])  # 135 GB
-    assert not gram_pays(16_000, 4096, [10], [4])
-    # a sweep shares one product, so it pays for more samples
-    assert gram_pays(16_000, 4096, [10, 50, 100, 200] * 5, [4, 2, 1, 1] * 5)
+    assert gram_pays(1300, 4096, 100, 1)
+    assert gram_pays(1300, 16384, 10, 2)
+    assert not gram_pays(130_000, 4096, 100, 1)  # 135 GB
+    assert not gram_pays(16_000, 4096, 10, 2)
+    assert gram_pays(4000, 1024, 100, 1)
+    assert not gram_pays(13_000, 1024, 100, 1)
 
 
 def test_auto_is_one_of_the_two():
@@ -91,3 +91,11 @@ def test_auto_is_one_of_the_two():
     assert torch.equal(quantize(points, 5).centroids, quantize(points, 5, method="gram").centroids)
     large = torch.from_numpy(np.random.default_rng(2).random((17_000, 2)))
     assert torch.equal(quantize(large, 5).centroids, quantize(large, 5, method="lloyd").centroids)
+
+
+def test_auto_does_not_depend_on_what_else_is_asked_for():
+    points = torch.from_numpy(np.random.default_rng(3).standard_normal((2500, 80))).float()
+    assert gram_pays(2500, 80, 100, 1) and not gram_pays(2500, 80, 4, 2)
+    sweep = quantize_many(points, [4, 100], [0])
+    for clusters in (4, 100):
+        assert torch.equal(sweep[clusters, 0].centroids, quantize(points, clusters).centroids)

@@ -147,7 +147,7 @@ def test_a_million_points_in_one_and_two_dimensions():
         ({"masses": "balanced", "method": "lloyd"}, "Gram domain"),
         ({"restarts": 0}, "restarts must be 1 or more"),
         ({"max_iterations": 0}, "max_iterations must be 1 or more"),
-        ({"batch_size": 10}, "belongs to the method 'minibatch'"),
+        ({"batch_size": 10}, "belongs to the methods 'minibatch' and 'd4m'"),
         ({"method": "minibatch", "weights": torch.ones(20)}, "takes no sample weights"),
         ({"method": "minibatch", "batch_size": 2}, "cannot start 3 clusters"),
         ({"weights": torch.ones(19)}, "19 weights were given for the 20 samples"),

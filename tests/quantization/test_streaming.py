@@ -125,3 +125,10 @@ def test_starved_centroids_are_put_on_samples():
     stream = StreamingQuantizer(4, batch_size=20, published=True)
     stream.update(points)
     assert stream.centroids.norm(dim=1).max() < 1e3
+
+
+def test_d4m_is_a_method_of_quantize():
+    points = heaps(300)
+    for km_expand, batch_size in ((1, None), (1, 8), (3, 24)):
+        book = quantize(points, 8, seed=2, method="d4m", batch_size=batch_size)
+        assert torch.equal(book.centroids, d4m_codebook(points, 8, seed=2, km_expand=km_expand).centroids)
