@@ -1,8 +1,9 @@
 """From a codebook of K points to exactly IPC images with weights: pure tensors.
 
 K = IPC: one image a point. K > IPC: the K points are quantised once more, weighted by their masses, down to IPC, and
-the class's samples are assigned to the new points. K < IPC: point k gets a number of images by largest
-remainder of its share, at least one, which split its weight.
+the class's samples are assigned to the new points. K < IPC: every point gets the same number of images (the left-over
+goes to the first points), which split its weight; so all weightings have the same images. Shared out in proportion to
+the masses instead, the images would do most of what the weights are to do.
 """
 
 from __future__ import annotations
@@ -46,20 +47,18 @@ def allocate(
     book: Codebook,
     ipc: int,
     *,
-    weighting: str = "counts",
-    alpha: float | None = None,
+    share: str = "equal",
     masses: str = "voronoi",
     seed: int = 0,
     name: str | None = None,
 ) -> Allocation:
     """Fit the codebook of latents ``[N, d]`` to ``ipc`` images.
 
-    ``weighting`` is the shape by which K < IPC shares the images out and, if it is ``uniform``, makes K > IPC
-    quantise the points without their masses when ``masses`` is ``unweighted`` (D4M).
+    ``share``: how K < IPC shares the images out, ``equal`` or ``proportional`` to the masses (largest remainder, at
+    least one). ``masses``: how K > IPC quantises the points, by their ``voronoi`` masses, ``balanced``, or
+    ``unweighted`` as if they had none (D4M). ``name`` is the class's, for errors.
     """
     import torch
-
-    from .quantization import shape_weights
 
     points, weights, assignment = book.centroids, book.masses, book.assignment
     if len(points) > ipc:
@@ -67,7 +66,7 @@ def allocate(
     if len(points) == ipc:
         copies = torch.ones(ipc, dtype=torch.int64)
     else:
-        copies = largest_remainder(shape_weights(weights, weighting, alpha), ipc)
+        copies = largest_remainder(weights if share == "proportional" else torch.ones(len(points)), ipc)
     return Allocation(points, weights, assignment, copies)
 
 
@@ -118,12 +117,9 @@ def _requantise(
 
     from .quantization import quantize
 
-    used = book.masses > 0
-    weights = book.masses[used]
-    if masses == "unweighted" or len(weights) < ipc:  # one-pass clustering can leave most cells empty
-        used, weights = torch.ones_like(used), None
+    weights = None if masses == "unweighted" else book.masses
     kind = "balanced" if masses == "balanced" else "voronoi"
-    second = quantize(book.centroids[used], ipc, seed=seed, weights=weights, masses=kind, name=name)
+    second = quantize(book.centroids, ipc, seed=seed, weights=weights, masses=kind, name=name)
     assignment = torch.cdist(latents.double(), second.centroids.double()).argmin(1)
     if masses == "balanced":  # equal masses are the point of it; Voronoi cells would undo them
         return second.centroids, second.masses, assignment

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import DatasetConfig, PriorConfig, TeacherConfig
+from .config import DatasetConfig, PriorConfig, TeacherConfig, valid
 from .distilled_set import DistilledSet
 from .store import Store
 
@@ -50,11 +50,13 @@ def distill(
     distiller = make_distiller(method, settings)
     data, kept = _data(dataset), Store(store)
     data.check(progress=progress)
-    prior_config = None if prior is None else PriorConfig(**_named(prior))
+    prior_config = None if prior is None else valid(PriorConfig, _named(prior), "prior")
     distiller.check(PlannedContext(data, prior_config), ipc, clusters)
     loaded = None
     if prior_config is not None:
-        loaded = PriorSource(prior_config, data, kept, device, progress=progress).load()
+        source = PriorSource(prior_config, data, kept, device, progress=progress)
+        source.check()
+        loaded = source.load()
     context = DistillContext(data, loaded, kept, progress=progress)
     return distiller.distill(context, ipc, clusters=clusters, seed=seed)
 
@@ -78,14 +80,13 @@ def evaluate(
     """
     import pandas as pd
 
-    from .evaluation import build_student, load_protocol
+    from .evaluation import load_protocol
     from .evaluator import Evaluator
+    from .priors.base import pick_device
     from .provenance import provenance_columns
 
     data = _data(dataset)
     names = [students] if isinstance(students, str) else list(students)
-    for name in names:
-        build_student(name, data.num_classes, data.image_size, seed=0)
     if not isinstance(made, DistilledSet):
         made = DistilledSet.load(made, data.class_names)
     if isinstance(teacher, str):
@@ -95,10 +96,11 @@ def evaluate(
         load_protocol(protocol),
         Store(store),
         students=names,
-        teacher=TeacherConfig(**teacher) if teacher else None,
-        device=device,
+        teacher=valid(TeacherConfig, teacher, "teacher") if teacher else None,
+        device=str(pick_device(device)),
         progress=progress,
     )
+    evaluator.check()
     about = made.provenance
     shared = {
         "kind": "distilled",
@@ -132,5 +134,5 @@ def _data(dataset: str | dict[str, Any] | ImageData) -> ImageData:
 
     if not isinstance(dataset, (str, dict)):
         return dataset
-    config = DatasetConfig(**_named(dataset))
+    config = valid(DatasetConfig, _named(dataset), "dataset")
     return load_data(config.name, **config.options())

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .hosts.command import register as register_ddranking
+
 app = typer.Typer(
     name="ddoq",
     help="DDOQ and its baselines: distil datasets, train students on them, compare them in tables.",
@@ -61,14 +63,18 @@ def train_prior_command(
     recipe: Annotated[str, typer.Option(help="Recipe: a name or a YAML file.")] = "digits",
     seed: int = 0,
     data_option: DataOption = [],  # noqa: B006
+    device: Device = "cpu",
+    plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """Train a small class-conditional diffusion prior on a dataset's training split. The same command resumes."""
     from .data import load_data
     from .priors import load_recipe, train_prior
 
-    dataset = load_data(data, **_pairs(data_option))
+    _load(plugin)
+    dataset, settings = load_data(data, **_pairs(data_option)), load_recipe(recipe)
+    settings.latent_size(dataset.image_size)
     dataset.check()
-    train_prior(dataset, out, load_recipe(recipe), seed, progress=True)
+    train_prior(dataset, out, settings, seed, progress=True, device=device)
     typer.echo(f"the prior is in {out}; use it with --prior dit --prior-path {out}")
 
 
@@ -94,8 +100,8 @@ def distill(
     from .errors import DataError
 
     _load(plugin)
-    if out.exists() and any(out.iterdir()):
-        raise DataError(f"the folder {out} is not empty; give a new one")
+    if out.is_file() or (out.exists() and any(out.iterdir())):
+        raise DataError(f"{out} is a file or a folder that is not empty; give a new folder")
     prior_config = None
     if prior is not None:
         prior_config = {"name": prior, "path": prior_path, "train": prior_train}
@@ -170,7 +176,9 @@ def sweep(
     result = run(settings, address=address)
     typer.echo(write_run_report(result.folder))
     if result.failed:
-        typer.echo(f"{result.failed} rows failed; the same command tries them again (see the errors above)", err=True)
+        for error in result.frame.loc[result.frame["status"] == "failed", "error"].drop_duplicates():
+            typer.echo(f"failed: {error}", err=True)
+        typer.echo(f"{result.failed} rows failed; the same command tries them again", err=True)
         raise typer.Exit(1)
 
 
@@ -184,6 +192,9 @@ def report(
 
     write_results([open_run(run) for run in runs], out)
     typer.echo(f"wrote {out}")
+
+
+register_ddranking(app)
 
 
 def main() -> None:

@@ -68,10 +68,15 @@ class MethodConfig(_Named):
 
 
 class TeacherConfig(_Schema):
-    """The network that gives soft labels, trained once on the training split."""
+    """The network that gives soft labels: trained once on the training split, or read from ``weights``.
+
+    ``weights`` is a file with a state dict of the architecture ``student`` for the dataset's classes in order, trained
+    on ImageNet-normalised images; then ``protocol`` and ``seed`` say nothing.
+    """
 
     student: str
     protocol: str = "teacher_short"
+    weights: str | None = None
     seed: int = 0
 
 
@@ -139,7 +144,10 @@ def load_config(source: str | Path, overrides: dict[str, Any] | None = None) -> 
     ``overrides`` are dotted keys and values (``{"dataset.path": "x.npz"}``). Raises ConfigError.
     """
     path = find_config(source)
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file in UTF-8; give a YAML file") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
@@ -154,10 +162,17 @@ def load_config(source: str | Path, overrides: dict[str, Any] | None = None) -> 
         raise ConfigError(f"{path}:{double.start_mark.line + 1}: the key {double.value!r} is given twice; remove one")
     for dotted, value in (overrides or {}).items():
         _set(content, dotted, value)
+    return valid(SweepConfig, content, path, node)
+
+
+def valid(
+    model: type[BaseModel], content: dict[str, Any], path: Path | str = "config", node: yaml.Node | None = None
+) -> Any:
+    """Return ``model(**content)``; ConfigError names the file, the line (where there is one) and the key."""
     try:
-        return SweepConfig(**content)
+        return model(**content)
     except ValidationError as problem:
-        raise ConfigError(_complaint(problem, path, node)) from None
+        raise ConfigError(_complaint(problem, path, node, model)) from None
 
 
 def find_config(source: str | Path) -> Path:
@@ -196,30 +211,40 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
         inner = content.get(parent)
         if isinstance(inner, str):  # the short form `dataset: digits`
             inner = {"name": inner}
+        if inner is not None and not isinstance(inner, dict):
+            raise ConfigError(f"{dotted}: {parent!r} has no keys to set one by one; set {parent}=... as a whole")
         content[parent] = inner = dict(inner or {})
         content = inner
     content[last] = value
 
 
-def _complaint(problem: ValidationError, path: Path, node: yaml.Node) -> str:
+def _complaint(
+    problem: ValidationError, path: Path | str, node: yaml.Node | None, model: type[BaseModel]
+) -> str:
     first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")  # a misspelling comes first
     internal = ("function-", "list[", "constrained-", "literal[")  # pydantic's own steps on the way to the value
     location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))]
+    where = f"{path}:{_line_of(location, node)}" if node is not None else str(path)
+    key = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        fields = _fields_at(location[:-1], model)
+        known = f"{nearest(str(location[-1]), fields)} (known: {', '.join(fields)})"
+        return f"{where}: unknown key {key!r}{known}"
+    if first["type"] == "missing":
+        return f"{where}: the key {key!r} is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {key}: {message[0].lower()}{message[1:]}, got {first.get('input')!r}"
+
+
+def _line_of(location: list[str | int], node: yaml.Node) -> int:
+    """Return the line, from 1, of the last part of ``location`` that stands in the file."""
     found, line = node, node.start_mark.line
     for part in location:
         step = _child(found, part)
         if step is None:
             break
         line, found = step
-    key = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(location[:-1])
-        known = f"{nearest(str(location[-1]), fields)} (known: {', '.join(fields)})"
-        return f"{path}:{line + 1}: unknown key {key!r}{known}"
-    if first["type"] == "missing":
-        return f"{path}:{line + 1}: the key {key!r} is missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{path}:{line + 1}: {key}: {message[0].lower()}{message[1:]}, got {first.get('input')!r}"
+    return line + 1
 
 
 def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
@@ -232,9 +257,9 @@ def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
     return None
 
 
-def _fields_at(location: list[str | int]) -> list[str]:
+def _fields_at(location: list[str | int], model: type[BaseModel]) -> list[str]:
     inner = {"teacher": TeacherConfig, "resources": ResourcesConfig}
-    return list((inner.get(str(location[0]), SweepConfig) if location else SweepConfig).model_fields)
+    return list((inner.get(str(location[0]), model) if location else model).model_fields)
 
 
 def _double_key(node: yaml.Node | None) -> yaml.Node | None:

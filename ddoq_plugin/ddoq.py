@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from .distiller import CodebookOptions, DistillContext, Distiller
-from .errors import DistillError
+from .errors import DistillError, nearest
 from .seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class DDOQConfig(CodebookOptions):
     """Settings of DDOQ, beside those of its codebook.
 
+    share: how images are shared out where K < IPC, ``equal`` (so that all weightings have the same images) or
+    ``proportional`` to the masses.
     weighting: the shape of an image's weight: ``uniform``, ``counts`` (the masses, the paper's theory), ``sqrt`` (the
     paper's experiments are said to use a heuristic "for variance reduction" whose form its reviewers give no source
     for; the only public re-implementation takes the square root) or ``power`` (masses to the ``alpha``).
@@ -37,6 +39,7 @@ class DDOQConfig(CodebookOptions):
     scheduler: a diffusers scheduler's class name; None: the prior's own.
     """
 
+    share: Literal["equal", "proportional"] = "equal"
     weighting: Literal["uniform", "counts", "sqrt", "power"] = "sqrt"
     alpha: float | None = Field(None, ge=0)
     strength: float = Field(0.7, ge=0, le=1)
@@ -60,20 +63,30 @@ class DDOQ(Distiller):
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
-        if self.config.masses == "balanced" and self.config.clustering != "lloyd":
-            raise DistillError("balanced masses start from Lloyd's codebook; set clustering: lloyd")
         if (self.config.weighting == "power") != (self.config.alpha is not None):
             raise DistillError("weighting 'power' needs alpha, and the other weightings take none; set both or neither")
 
     def label(self) -> str:
         name = f"{self.name} balanced" if self.config.masses == "balanced" else f"{self.name} {self.config.weighting}"
-        return name + (f" {self.config.alpha:g}" if self.config.alpha is not None else "")
+        name += f" {self.config.alpha:g}" if self.config.alpha is not None else ""
+        return name + (" proportional" if self.config.share == "proportional" else "")
 
     def codebook_options(self) -> CodebookOptions:
         return CodebookOptions(**{name: getattr(self.config, name) for name in CodebookOptions.model_fields})
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)
+        strength, steps = self.config.strength, self.config.steps
+        if strength > 0 and int(strength * steps) < 1 and self.config.space != "noise":
+            raise DistillError(
+                f"{self.label()!r}: strength {strength:g} of {steps} steps runs none; raise one, or set strength: 0"
+            )
+        if self.config.scheduler is not None:
+            from .priors.sampling import SCHEDULERS
+
+            if self.config.scheduler not in SCHEDULERS:
+                hint = f"{nearest(self.config.scheduler, SCHEDULERS)} (known: {', '.join(SCHEDULERS)})"
+                raise DistillError(f"{self.label()!r}: unknown scheduler {self.config.scheduler!r}{hint}")
         if self.config.strength > 0 and not context.can_denoise:
             raise DistillError(f"the prior cannot denoise; set strength: 0 for {self.label()!r} or use a diffusion one")
 
@@ -123,18 +136,17 @@ class DDOQ(Distiller):
             context.latents(class_id, options).flatten(1),
             context.codebook(class_id, clusters, seed, options),
             ipc,
-            weighting=self.config.weighting,
-            alpha=self.config.alpha,
+            share=self.config.share,
             masses=self.config.masses if self.requantise_by_mass else "unweighted",
             seed=seed,
             name=context.class_names[class_id],
         )
 
     def _shape(self, allocation: Allocation) -> torch.Tensor:
-        """Return the weights of the points, [m]; a method without weights gives every image the same."""
+        """Return the weights of the points, [m]; without weighting every image has the same."""
         from .quantization import shape_weights
 
-        if not self.uses_weights:
+        if self.config.weighting == "uniform" or not self.uses_weights:
             return allocation.copies.double()
         return shape_weights(allocation.masses, self.config.weighting, self.config.alpha)
 
@@ -161,7 +173,8 @@ class DDOQ(Distiller):
         """W2 of the distinct points under the weights used and under equal ones, and the images' effective number."""
         from .quantization import effective_sample_size
 
-        options = self.codebook_options()
+        # of the mode, so that methods that encode otherwise are measured against the same samples
+        options = self.codebook_options().model_copy(update={"encoding": "mode"})
         return {
             "w2_used": context.w2(class_id, allocation.points, options, shaped),
             "w2_uniform": context.w2(class_id, allocation.points, options),

@@ -194,6 +194,8 @@ def _load_images(folder: Path, class_names: Sequence[str] | None) -> DistilledSe
     import torch
     from PIL import Image
 
+    from .data.transforms import verify_image
+
     root = folder / "train" if (folder / "train").is_dir() else folder
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not folders:
@@ -207,11 +209,9 @@ def _load_images(folder: Path, class_names: Sequence[str] | None) -> DistilledSe
         if not files:
             raise DataError(f"the class folder {path} has no images; add some or remove it")
         for file in files:
-            try:
-                with Image.open(file) as image:
-                    images.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
-            except OSError as problem:
-                raise DataError(f"the image {file} cannot be read ({problem}); replace or remove it") from problem
+            verify_image(file)
+            with Image.open(file) as image:
+                images.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
             if images[-1].shape != images[0].shape:
                 raise DataError(
                     f"{file} is {images[-1].shape[2]}x{images[-1].shape[1]} pixels and the first image of the set "

@@ -17,18 +17,19 @@ A method is one class in one file::
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import ConfigError, DistillError, nearest
 from .progress import bar
 from .registry import source_hash
 from .seeding import derive_seed
-from .store import Store, hash_key, hash_tensors
+from .store import Store, hash_key, hash_tensors, seconds_of
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +64,12 @@ class CodebookOptions(DistillerConfig):
     masses: Literal["voronoi", "balanced"] = "voronoi"
     km_expand: int = Field(1, ge=1)
     inversion_steps: int = Field(31, ge=1)  # D3HR's code, lin-zhao-resoLve/D3HR
+
+    @model_validator(mode="after")
+    def _balanced_from_lloyd(self) -> CodebookOptions:
+        if self.masses == "balanced" and self.clustering != "lloyd":
+            raise ValueError("balanced masses start from Lloyd's codebook; set clustering: lloyd")
+        return self
 
 
 class Distiller(ABC):
@@ -109,6 +116,9 @@ class Distiller(ABC):
             raise DistillError(f"ipc and clusters must be at least 1; got ipc {ipc}, clusters {clusters}")
         if self.needs_prior and not context.has_prior:
             raise DistillError(f"the method {self.label()!r} needs a prior; name one in the configuration (prior: ...)")
+        options = self.codebook_options()
+        if options is not None and options.space == "noise" and not context.can_denoise:
+            raise DistillError(f"{self.label()!r}: space: noise needs a diffusion prior to invert images; name one")
         needed, what = (clusters or ipc, "clusters") if self.uses_clusters else (0, "")
         if not self.makes_images and ipc > needed:
             needed, what = ipc, "images"
@@ -128,6 +138,8 @@ class DistillContext:
         if prior is not None:
             prior.bind_classes(data.class_names, data.wnids)
         self._latents: dict[str, torch.Tensor] = {}
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._used: set[tuple[str, str]] = set()
         self._last_images: tuple[int, torch.Tensor] | None = None
 
     @property
@@ -149,6 +161,18 @@ class DistillContext:
     def bar(self, total: int, description: str):
         """Return a progress bar, silent where the context is."""
         return bar(total, description, show=self.progress)
+
+    def reset_cost(self) -> None:
+        """Forget what was used so far; see :meth:`cost`."""
+        self._used.clear()
+
+    def cost(self) -> dict[str, float]:
+        """Return the seconds that went into what was used since the last reset, by kind (latents, codebooks, images).
+
+        They are the seconds of making, whoever made it: an artifact that methods share counts in full for each of them.
+        """
+        kinds = sorted({kind for kind, _ in self._used})
+        return {kind: sum(self._seconds[use] for use in self._used if use[0] == kind) for kind in kinds}
 
     def check_class_sizes(self, needed: int, what: str, method: str) -> None:
         """Raise DistillError naming the first class with fewer than ``needed`` training images."""
@@ -174,7 +198,9 @@ class DistillContext:
         options = options or CodebookOptions()
         key = self._latents_key(class_id, options)
         address = hash_key(key)
-        if address not in self._latents:
+        if address in self._latents:
+            self._used.add(("latents", address))
+        else:
             if self.store is not None:  # it can be read again: memory holds no more than the latents in use
                 while len(self._latents) >= LATENTS_IN_MEMORY:
                     del self._latents[next(iter(self._latents))]
@@ -205,11 +231,20 @@ class DistillContext:
         books = {pair: _load_codebook(path) for pair, path in found.items() if path is not None}
         missing = [pair for pair in keys if pair not in books]
         if missing:
+            self.latents(class_id, options)  # their time is their own
+            started = time.perf_counter()
             made = self._quantize(class_id, missing, options)
+            share = (time.perf_counter() - started) / len(made)
             for pair, book in made.items():
                 if pair in keys and self.store is not None:
-                    self.store.get("codebooks", keys[pair], lambda folder, book=book: _save_codebook(folder, book))
+                    found[pair] = self.store.get(
+                        "codebooks", keys[pair], lambda folder, book=book: _save_codebook(folder, book) or share
+                    )
+                self._count("codebooks", f"{class_id} {pair} {options}", share)
             books.update(made)
+        for pair, path in found.items():
+            if path is not None:
+                self._count("codebooks", f"{class_id} {pair} {options}", seconds_of(path))
         return books
 
     def generate(
@@ -343,15 +378,24 @@ class DistillContext:
         method = "auto" if options.clustering == "lloyd" else "minibatch"
         return quantize_many(latents, clusters, seeds, method=method, masses=options.masses, name=name)
 
-    def _stored_tensor(self, kind: str, key: dict[str, Any], make) -> torch.Tensor:
+    def _stored_tensor(self, kind: str, key: dict[str, Any], make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        started = time.perf_counter()
         if self.store is None:
-            return make()
+            made = make()
+            self._count(kind, hash_key(key), time.perf_counter() - started)
+            return made
         from safetensors.torch import load_file, save_file
 
         def write(folder: Path) -> None:
             save_file({"tensor": make().contiguous()}, folder / "tensor.safetensors")
 
-        return load_file(self.store.get(kind, key, write) / "tensor.safetensors")["tensor"]
+        path = self.store.get(kind, key, write)
+        self._count(kind, hash_key(key), seconds_of(path))
+        return load_file(path / "tensor.safetensors")["tensor"]
+
+    def _count(self, kind: str, address: str, seconds: float) -> None:
+        self._seconds[kind, address] = seconds
+        self._used.add((kind, address))
 
 
 def explain(problem: ValidationError, model: type[BaseModel]) -> str:
@@ -361,7 +405,9 @@ def explain(problem: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         known = list(model.model_fields)
         return f"unknown setting {key!r}{nearest(key, known)} (known: {', '.join(known) or 'none'})"
-    return f"{key + ': ' if key else ''}{first['msg'][0].lower()}{first['msg'][1:]}, got {first.get('input')!r}"
+    message = first["msg"].removeprefix("Value error, ")
+    got = f", got {first.get('input')!r}" if key else ""
+    return f"{key + ': ' if key else ''}{message[0].lower()}{message[1:]}{got}"
 
 
 def _save_codebook(folder: Path, book: Codebook) -> None:

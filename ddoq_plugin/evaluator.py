@@ -6,14 +6,13 @@ Teachers and stored soft labels are artifacts of the store: made once, shared by
 from __future__ import annotations
 
 import functools
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 from .registry import source_hash
 from .seeding import derive_seed
-from .store import Store
+from .store import Store, hash_file, seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +41,7 @@ class Evaluator:
         students: Sequence[str],
         teacher: TeacherConfig | None = None,
         device: str = "cpu",
+        plugins: Sequence[str] = (),
         progress: bool = False,
     ) -> None:
         if protocol.needs_teacher and teacher is None:
@@ -49,43 +49,71 @@ class Evaluator:
                 f"the protocol {protocol.name!r} trains on a teacher's labels; name one (teacher: {{student: ...}})"
             )
         self.data, self.protocol, self.store, self.students = data, protocol, store, list(students)
-        self.teacher_config, self.device, self.progress = teacher, device, progress
+        self.teacher_config = teacher if protocol.needs_teacher else None
+        self.device, self.plugins, self.progress = device, list(plugins), progress
 
     @functools.cached_property
     def teacher_key(self) -> dict[str, Any] | None:
         """What the teacher depends on."""
         from .evaluation import load_protocol
 
-        if self.teacher_config is None:
+        teacher = self.teacher_config
+        if teacher is None:
             return None
-        return {
-            "student": self.teacher_config.student,
-            "protocol": load_protocol(self.teacher_config.protocol).model_dump(mode="json"),
-            "seed": self.teacher_config.seed,
-            "data": self.data.fingerprint,
-            "code": source_hash("ddoq_plugin.evaluation"),
-        }
+        key = {"student": [teacher.student, student_code(teacher.student)], **self._shared_key}
+        if teacher.weights is not None:
+            return key | {"weights": hash_file(self._weights())}
+        return key | {"protocol": protocol_numbers(load_protocol(teacher.protocol)), "seed": teacher.seed}
 
     @functools.cached_property
     def key(self) -> dict[str, Any]:
         """What every trained student depends on beside its set."""
-        return {
-            "protocol": self.protocol.model_dump(mode="json"),
-            "teacher": self.teacher_key,
-            "data": self.data.fingerprint,
-            "code": source_hash("ddoq_plugin.evaluation"),
-        }
+        return {"protocol": protocol_numbers(self.protocol), "teacher": self.teacher_key, **self._shared_key}
+
+    @property
+    def _shared_key(self) -> dict[str, Any]:
+        code = [source_hash("ddoq_plugin.evaluation"), source_hash(__name__)]
+        return {"data": self.data.fingerprint, "code": code, "plugins": self.plugins}
+
+    def check(self) -> None:
+        """Raise the error of a student, teacher or protocol that cannot work, before anything is trained."""
+        from .evaluation import build_student, load_protocol
+
+        size = self.protocol.image_size or self.data.image_size
+        for student in self.students:
+            build_student(student, self.data.num_classes, size, seed=0)
+        if self.teacher_config is not None:
+            build_student(self.teacher_config.student, self.data.num_classes, size, seed=0)
+            if self.teacher_config.weights is not None:
+                self._weights()
+            else:
+                own = load_protocol(self.teacher_config.protocol).image_size or self.data.image_size
+                if own != size:
+                    raise ConfigError(
+                        f"the teacher would be trained at {own} px (protocol {self.teacher_config.protocol!r}) and the "
+                        f"students at {size} px ({self.protocol.name!r}); give both protocols one image_size"
+                    )
+        _ = self.key
+
+    def _weights(self) -> Path:
+        path = Path(self.teacher_config.weights)
+        if not path.is_file():
+            raise ConfigError(f"there is no file of teacher weights {path}; give a state dict (.pt or .safetensors)")
+        return path
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:
         """The teacher, trained first if it is not in the store."""
-        from .evaluation import Teacher, load_protocol, train_teacher
+        from .evaluation import Teacher, load_protocol, pretrained_teacher, train_teacher
 
         config = self.teacher_config
         if config is None:
             return None
 
         def make(folder: Path) -> None:
+            if config.weights is not None:
+                pretrained_teacher(config.student, self._weights(), self.data, device=self.device).save(folder)
+                return
             protocol = load_protocol(config.protocol)
             seed = derive_seed("teacher", config.seed)
             made = train_teacher(
@@ -128,9 +156,9 @@ class Evaluator:
     ) -> dict[str, Any]:
         from .evaluation import train_student
 
-        started = time.perf_counter()
-        bank = self._bank(training, name, seed, protocol) if protocol.label_mode == "soft_stored" else None
-        labelled = time.perf_counter()
+        bank, label_seconds = None, None
+        if protocol.label_mode == "soft_stored":
+            bank, label_seconds = self._bank(training, name, seed, protocol)
         result = train_student(
             training,
             student,
@@ -143,12 +171,13 @@ class Evaluator:
             split="test" if test else "val",
             progress=self.progress,
         )
-        columns = {"top1": result.top1, "top5": result.top5, "val_top1": self._validate(result.model, student)}
-        if not test:
+        if test:
+            columns = {"top1": result.top1, "top5": result.top5, "val_top1": self._validate(result.model, student)}
+        else:
             columns = {"val_top1": result.top1}
         return columns | {
             "steps": result.steps,
-            "seconds_label": labelled - started,
+            "seconds_label": label_seconds,
             "seconds_train": result.seconds,
             "images_per_second": result.train_images_per_second,
             "peak_memory_mb": result.peak_memory_bytes / 2**20,
@@ -173,8 +202,10 @@ class Evaluator:
             device=self.device,
         ).top1
 
-    def _bank(self, training: TrainingSet, name: str, seed: int, protocol: Protocol) -> SoftLabelBank:
-        """Return the stored soft labels; their key knows images and augmentation, not weights or students."""
+    def _bank(
+        self, training: TrainingSet, name: str, seed: int, protocol: Protocol
+    ) -> tuple[SoftLabelBank, float]:
+        """Return the stored soft labels and the seconds they took; their key knows no weights and no students."""
         from .evaluation import SoftLabelBank, bank_key, bank_steps, make_bank
 
         count, classes = len(training), self.data.num_classes
@@ -183,11 +214,30 @@ class Evaluator:
         key = bank_key(
             name, self.teacher.fingerprint, protocol, num_images=count, num_classes=classes, steps=steps, seed=stream
         )
+
+        def make(work: Path) -> None:
+            make_bank(
+                training.images, self.teacher, protocol, steps=steps, seed=stream, folder=work, progress=self.progress
+            )
+
         folder = self.store.get(
             "soft_labels",
             key | {"code": source_hash("ddoq_plugin.evaluation")},
-            lambda work: make_bank(
-                training.images, self.teacher, protocol, steps=steps, seed=stream, folder=work, progress=self.progress
-            ),
+            make,
         )
-        return SoftLabelBank.load(folder)
+        return SoftLabelBank.load(folder), seconds_of(folder)
+
+
+def student_code(name: str) -> str:
+    """Return a hash of the sources that define a student, for keys."""
+    from .registry import STUDENTS
+
+    if name not in STUDENTS:  # of timm or torchvision, whose version is in the row
+        return name
+    target = STUDENTS.entry(name).target
+    return source_hash(target.partition(":")[0] if isinstance(target, str) else target.__module__)
+
+
+def protocol_numbers(protocol: Protocol) -> dict[str, Any]:
+    """Return what a protocol does, without the prose on where it comes from, for keys."""
+    return protocol.model_dump(mode="json", exclude={"source", "ours"})

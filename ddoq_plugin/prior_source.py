@@ -36,7 +36,7 @@ class PriorSource:
             return {"name": self.config.name, "fingerprint": self.load().fingerprint}
         return {
             "name": self.config.name,
-            "recipe": self._recipe().model_dump(mode="json"),
+            "recipe": self._recipe().model_dump(mode="json", exclude={"source"}),
             "seed": self.config.seed,
             "data": self.data.fingerprint,
             "options": self.config.options(),
@@ -56,12 +56,18 @@ class PriorSource:
             self._prior.bind_classes(self.data.class_names, self.data.wnids)
         return self._prior
 
+    def check(self) -> None:
+        """Raise PriorError where the recipe does not fit the images; called before anything is trained."""
+        if self.config.train is not None:
+            self._recipe().latent_size(self.data.image_size)
+
     def folder(self) -> Path:
         """Return the folder of the trained prior, training it first if it is not in the store."""
         from .priors import train_prior
 
         def make(folder: Path) -> None:
-            train_prior(self.data, folder, self._recipe(), self.config.seed, progress=self.progress)
+            recipe, seed = self._recipe(), self.config.seed
+            train_prior(self.data, folder, recipe, seed, progress=self.progress, device=self.device)
 
         return self.store.get("priors", self.key, make, resumable=True)
 

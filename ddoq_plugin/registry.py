@@ -139,8 +139,8 @@ class Registry:
             entry, flags={**read, **entry.flags}, summary=entry.summary or (document[0] if document else "")
         )
 
-    def _remove_new(self, before: set[str]) -> None:
-        for name in set(self._entries) - before:
+    def _remove(self, names: set[str]) -> None:
+        for name in names:
             del self._entries[name]
 
 
@@ -155,7 +155,8 @@ REGISTRIES = {"distillers": DISTILLERS, "datasets": DATASETS, "priors": PRIORS, 
 PLUGIN_FAILURES: dict[str, str] = {}
 """Plugin files that could not be imported: path -> why."""
 
-_LOADED_PLUGINS: dict[str, str] = {}
+_LOADED_PLUGINS: dict[str, tuple[str, dict[str, set[str]]]] = {}
+"""Plugin files that are loaded: path -> sha256 and the names that the file registered, by kind."""
 
 
 def register_distiller(name: str, target: Any = None, *, summary: str = "", **flags: object) -> Callable | Any:
@@ -167,14 +168,17 @@ def load_plugin(path: str | Path) -> str:
     """Run a plugin file, so that its decorators register, and return the sha256 of its bytes.
 
     A file that fails leaves nothing registered and is noted in ``PLUGIN_FAILURES``; a missing file raises ConfigError.
-    Loading the same file again does nothing.
+    Loading the same file again does nothing; a file that was edited since replaces what it registered.
     """
     path = Path(path).resolve()
     if not path.is_file():
         raise ConfigError(f"the plugin file {path} does not exist; give the path of a Python file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if _LOADED_PLUGINS.get(str(path)) == digest:
+    loaded_digest, registered = _LOADED_PLUGINS.get(str(path), ("", {}))
+    if loaded_digest == digest:
         return digest
+    for key, names in registered.items():
+        REGISTRIES[key]._remove(names)
     before = {key: {entry.name for entry in registry.entries()} for key, registry in REGISTRIES.items()}
     name = f"ddoq_user_plugin_{path.stem}_{digest[:8]}"
     specification = importlib.util.spec_from_file_location(name, path)
@@ -184,18 +188,19 @@ def load_plugin(path: str | Path) -> str:
         specification.loader.exec_module(module)  # type: ignore[union-attr]
     except Exception as problem:
         for key, registry in REGISTRIES.items():
-            registry._remove_new(before[key])
+            registry._remove({entry.name for entry in registry.entries()} - before[key])
         del sys.modules[name]
         PLUGIN_FAILURES[str(path)] = f"{path.name}: {_last_line(problem)}"
         return digest
     PLUGIN_FAILURES.pop(str(path), None)
-    _LOADED_PLUGINS[str(path)] = digest
+    new = {key: {e.name for e in registry.entries()} - before[key] for key, registry in REGISTRIES.items()}
+    _LOADED_PLUGINS[str(path)] = (digest, new)
     return digest
 
 
 @functools.lru_cache
 def source_hash(module_name: str) -> str:
-    """Return a hash of the Python and YAML sources of a module or package.
+    """Return a hash of the Python sources of a module or package.
 
     It is part of every key, so that changed code never passes off old work as its own.
     """
@@ -204,7 +209,7 @@ def source_hash(module_name: str) -> str:
     if origin is None:
         return "interactive"
     file = Path(origin)
-    files = sorted((*file.parent.rglob("*.py"), *file.parent.rglob("*.yaml"))) if file.name == "__init__.py" else [file]
+    files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
     digest = hashlib.sha256()
     for source in files:
         digest.update(source.relative_to(file.parent).as_posix().encode() + b"\0" + source.read_bytes())

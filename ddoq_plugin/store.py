@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Callable
@@ -52,11 +53,14 @@ class Store:
         self._verified.add(path)
         return path
 
-    def get(self, kind: str, key: dict[str, Any], make: Callable[[Path], None], *, resumable: bool = False) -> Path:
+    def get(
+        self, kind: str, key: dict[str, Any], make: Callable[[Path], float | None], *, resumable: bool = False
+    ) -> Path:
         """Return the artifact's folder, calling ``make(folder)`` to fill it if it is not there.
 
-        With ``resumable`` the working folder keeps its name, so that a ``make`` that checkpoints finds what a killed
-        process left there. Raises StoreError where the store cannot be written.
+        The seconds that ``make`` took are kept beside it; it may return them itself where the work was shared. With
+        ``resumable``, ``make`` finds what a killed process left in the working folder, so that it can go on from a
+        checkpoint. Raises StoreError where the store cannot be written.
         """
         found = self.find(kind, key)
         if found is not None:
@@ -69,14 +73,17 @@ class Store:
         except OSError as problem:
             raise StoreError(f"the store {self.root} cannot be written ({problem}); choose another folder") from problem
         with FileLock(f"{path}.lock"):
-            found = self.find(kind, key)  # another process may have made it while this one waited
-            if found is not None:
-                return found
-            work = path.with_name(f"{path.name}.work" + ("" if resumable else f"-{uuid.uuid4().hex[:8]}"))
+            if (path / MANIFEST).is_file() and not damaged_files(path):  # another process made it meanwhile
+                self._verified.add(path)
+                return path
+            work = path.with_name(f"{path.name}.work")
+            if not resumable:  # left by a killed process: nobody else is at work here, the lock is held
+                shutil.rmtree(work, ignore_errors=True)
             work.mkdir(exist_ok=True)
             try:
-                make(work)
-                publish(work, path, key)
+                started = time.perf_counter()
+                told = make(work)
+                publish(work, path, key, time.perf_counter() - started if told is None else told)
             finally:
                 if not resumable:
                     shutil.rmtree(work, ignore_errors=True)
@@ -84,10 +91,16 @@ class Store:
         return path
 
 
-def publish(work: Path, path: Path, key: dict[str, Any]) -> None:
+def seconds_of(path: Path) -> float:
+    """Return the seconds that an artifact took to make."""
+    return float(json.loads((path / MANIFEST).read_text())["seconds"])
+
+
+def publish(work: Path, path: Path, key: dict[str, Any], seconds: float) -> None:
     """Write the manifest of a finished working folder and move the folder into its place in one step."""
     files = {file.relative_to(work).as_posix(): hash_file(file) for file in sorted(work.rglob("*")) if file.is_file()}
-    write_atomic(work / MANIFEST, json.dumps({"key": key, "files": files}, indent=1, sort_keys=True, default=str))
+    content = {"key": key, "seconds": seconds, "files": files}
+    write_atomic(work / MANIFEST, json.dumps(content, indent=1, sort_keys=True, default=str))
     if path.exists():  # a damaged one
         shutil.rmtree(path)
     os.replace(work, path)

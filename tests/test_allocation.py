@@ -42,12 +42,21 @@ def test_as_many_clusters_as_images_is_the_codebook_itself():
 def test_fewer_clusters_split_each_weight_over_its_images():
     points = latents()
     book = quantize(points, 3)
-    made = allocate(points, book, 8, weighting="counts")
+    made = allocate(points, book, 8)
+    assert made.copies.tolist() == [3, 3, 2]
     weights = made.per_image(book.masses)
     owners = torch.arange(3).repeat_interleave(made.copies)
     totals = torch.zeros(3).index_add_(0, owners, weights) / 8
     assert torch.allclose(totals.double(), book.masses, atol=1e-6)
     assert int(made.copies.sum()) == 8 and float(weights.mean()) == pytest.approx(1)
+
+
+def test_proportional_shares_follow_the_masses():
+    points = torch.cat([torch.zeros(70, 2), torch.ones(30, 2) * 9]) + latents(100, 2) * 0.01
+    made = allocate(points, quantize(points, 2), 10, share="proportional")
+    shares = dict(zip(made.masses.tolist(), made.copies.tolist(), strict=True))
+    assert shares == {0.7: 7, 0.3: 3}
+    assert torch.allclose(made.per_image(made.masses), torch.ones(10), atol=1e-6)  # nothing is left for the weights
 
 
 def test_more_clusters_are_quantised_by_their_masses():

@@ -127,6 +127,17 @@ def test_filled_codebooks_are_those_made_alone(data, tmp_path):
         assert torch.equal(alone.centroids, book.centroids) and alone.distortion == book.distortion
 
 
+def test_cost_is_that_of_making_whoever_made_it(data, tmp_path):
+    prior = load_prior("pixel", image_size=data.image_size)
+    first, second = (DistillContext(data, prior, Store(tmp_path)) for _ in range(2))
+    for context in (first, second):
+        ddoq().distill(context, 5)
+    assert set(first.cost()) == {"latents", "codebooks", "images"} and min(first.cost().values()) > 0
+    assert second.cost() == pytest.approx(first.cost())
+    second.reset_cost()
+    assert second.cost() == {}
+
+
 def test_only_the_training_split_is_used(context, data):
     everything = torch.cat([context.images(c) for c in range(10)])
     train = {image.numpy().tobytes() for image in data.train.images()}
@@ -144,6 +155,15 @@ def test_errors(context, data):
         ddoq().distill(context, 3, clusters=31)
     with pytest.raises(DistillError, match="cannot denoise"):
         DDOQ(strength=0.5).distill(context, 3)
+    for settings, message in (
+        ({"strength": 0.01, "steps": 20}, "runs none"),
+        ({"strength": 0.5, "scheduler": "DDIMSchedular"}, "did you mean 'DDIMScheduler'"),
+        ({"strength": 0.0, "space": "noise"}, "needs a diffusion prior"),
+    ):
+        with pytest.raises(DistillError, match=message):
+            DDOQ(**settings).distill(context, 3)
+    with pytest.raises(ConfigError, match="set clustering: lloyd"):
+        KMedoids(masses="balanced", clustering="d4m")
     with pytest.raises(DistillError, match="needs a prior"):
         DDOQ().distill(DistillContext(data), 3)
 

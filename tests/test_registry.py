@@ -83,6 +83,9 @@ def test_plugin_file_registers_once_and_a_broken_one_leaves_nothing(tmp_path):
     try:
         assert load_plugin(plugin) == load_plugin(plugin)
         assert DISTILLERS.entry("from_file").source == "file mine.py"
+        plugin.write_text(plugin.read_text().replace("A method of a file", "An edited method"))
+        load_plugin(plugin)
+        assert DISTILLERS.entry("from_file").summary == "An edited method."
         load_plugin(broken)
         assert "from_broken" not in DISTILLERS
         assert "nothing_like_it" in registry_module.PLUGIN_FAILURES[str(broken)]

@@ -12,6 +12,7 @@ from ddoq_plugin.ddoq import DDOQ, DDOQConfig
 class CentroidConfig(DDOQConfig):
     """Settings of the decoded centroids; see :class:`ddoq_plugin.ddoq.DDOQConfig`."""
 
+    space: Literal["latent", "pixel"] = "latent"  # inverted centroids would have to be denoised
     weighting: Literal["uniform", "counts", "sqrt", "power"] = "uniform"
     strength: float = Field(0.0, ge=0, le=0)
 

@@ -35,12 +35,11 @@ class KMedoids(Distiller):
         for class_id in range(context.num_classes):
             latents = context.latents(class_id, self.config).flatten(1)
             book = context.codebook(class_id, clusters, seed, self.config)
-            allocation = allocate(
-                latents, book, ipc, weighting="uniform", seed=seed, name=context.class_names[class_id]
-            )
+            allocation = allocate(latents, book, ipc, seed=seed, name=context.class_names[class_id])
             chosen = nearest_samples(latents, allocation)
             images.append(context.images(class_id)[chosen])
-            distances.append(context.w2(class_id, latents[chosen], self.config))
+            mode = self.config.model_copy(update={"encoding": "mode"})
+            distances.append(context.w2(class_id, context.latents(class_id, mode).flatten(1)[chosen], mode))
         w2 = sum(distances) / len(distances)
         labels = torch.arange(context.num_classes).repeat_interleave(ipc)
         stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": self.config.space}

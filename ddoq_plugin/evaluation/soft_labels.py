@@ -155,6 +155,11 @@ def make_bank(
             f"protocol {protocol.name!r} stores no soft labels; choose one whose label_mode is soft_stored"
         )
     image_size = protocol.image_size or teacher.image_size
+    if image_size != teacher.image_size:
+        raise EvaluationError(
+            f"the teacher {teacher.name!r} was trained at {teacher.image_size} px and protocol {protocol.name!r} has "
+            f"{image_size} px; train another"
+        )
     batch_size = protocol.numbers("", len(images), teacher.num_classes).batch_size
     card = {
         **_card_of_set(images, protocol, image_size, batch_size),

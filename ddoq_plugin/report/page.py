@@ -111,6 +111,8 @@ def _provenance(run: Run) -> str:
         "Config hash": _values(frame, "config_hash"),
         "Device": _values(frame, "device"),
         "Data": _data(meta),
+        "Classes": ", ".join((meta.get("dataset") or {}).get("classes", [])[:20]),
+        "Teacher's classes": "the same, in this order" if _same_order(meta) else None,
         "Protocol": _values(frame, "protocol"),
         "Rows": ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items()),
     }
@@ -144,6 +146,11 @@ def _data(meta: dict) -> str:
     figures = ", ".join(text.format(data[name]) for name, text in known.items() if data.get(name) is not None)
     notes = "; ".join(data.get("notes") or [])
     return f"{data.get('name')}: {figures}" + (f" ({notes})" if notes else "")
+
+
+def _same_order(meta: dict) -> bool:
+    classes = (meta.get("dataset") or {}).get("classes")
+    return bool(classes) and (meta.get("teacher") or {}).get("classes") == classes
 
 
 def _values(frame: pd.DataFrame, column: str) -> str:

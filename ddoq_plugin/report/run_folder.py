@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,8 +58,8 @@ def draw_contact_sheets(folder: Path) -> dict[str, Path]:
 
     found = []
     for place in sorted((folder / "sets").glob("*")) if (folder / "sets").is_dir() else []:
-        about = json.loads((place / PROVENANCE).read_text(encoding="utf-8"))["provenance"]
-        found.append((place, about))
+        if (place / PROVENANCE).is_file():  # a run that was copied without its store has links to nowhere
+            found.append((place, json.loads((place / PROVENANCE).read_text(encoding="utf-8"))["provenance"]))
     if not found:
         return {}
     ipc = max(about["ipc"] for _, about in found)
@@ -67,9 +68,14 @@ def draw_contact_sheets(folder: Path) -> dict[str, Path]:
     for place, about in found:
         if (about["ipc"], about["seed"]) != (ipc, seed):
             continue
-        clusters = "" if about["clusters"] is None else f", K = {about['clusters']}"
         picture = folder / "figures" / "sets" / f"{place.name}.png"
         if not picture.exists() or picture.stat().st_mtime < (place / PROVENANCE).stat().st_mtime:
             contact_sheet(DistilledSet.load(place), picture, per_class=SHOWN_IPC)
-        sheets[f"{about['label']}, IPC {ipc}{clusters}"] = picture
+        sheets[title_of(place.name)] = picture
     return sheets
+
+
+def title_of(name: str) -> str:
+    """Return the title of a set from its folder's name: "ddoq_sqrt_ipc10_k20_seed0" is "ddoq sqrt, IPC 10, K = 20"."""
+    label, ipc, clusters = re.fullmatch(r"(.+)_ipc(\d+)(?:_k(\d+))?_seed\d+", name).groups()
+    return f"{label.replace('_', ' ')}, IPC {ipc}" + ("" if clusters is None else f", K = {clusters}")

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..config import MethodConfig, SweepConfig
 from ..distiller import Distiller
 from ..errors import ConfigError
+from ..evaluator import student_code
 from ..registry import DISTILLERS, source_hash
 from ..store import hash_key
 
@@ -103,7 +104,6 @@ def set_key(spec: SetSpec, context_key: dict[str, Any]) -> dict[str, Any]:
         **context_key,
         "method": spec.method,
         "settings": method.config.model_dump(mode="json"),
-        "label": spec.label,
         "ipc": spec.ipc,
         "clusters": spec.clusters,
         "seed": spec.seed,
@@ -112,9 +112,10 @@ def set_key(spec: SetSpec, context_key: dict[str, Any]) -> dict[str, Any]:
 
 
 def row_key(spec: RowSpec, context_key: dict[str, Any], training_key: dict[str, Any]) -> str:
-    """Return the name of a row's file; ``training_key`` holds the protocol, the teacher and the device."""
-    made_from = {"data": context_key["data"]} if spec.set is None else set_key(spec.set, context_key)
-    key = {"kind": spec.kind, "set": made_from, "student": spec.student, "seed": spec.seed, **training_key}
+    """Return the name of a row's file; ``training_key`` holds the protocol, the teacher and the code that trains."""
+    made_from = None if spec.set is None else set_key(spec.set, context_key)
+    code = student_code(spec.student)
+    key = {"kind": spec.kind, "set": made_from, "student": [spec.student, code], "seed": spec.seed, **training_key}
     return hash_key(key)[:20]
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import SweepConfig, load_config
+from ..config import SweepConfig, load_config, valid
 from ..errors import ConfigError
 from ..provenance import machine, provenance_columns
 from ..report import load_rows
@@ -58,9 +58,9 @@ def sweep(
     if not isinstance(config, SweepConfig):
         config = load_config(config, overrides)
     elif overrides:
-        config = SweepConfig(**{**config.model_dump(), **overrides})
+        config = valid(SweepConfig, {**config.model_dump(), **overrides})
     config = _absolute(config)
-    workshop = Workshop(config)
+    workshop = Workshop(config, progress=progress)
     grid = make_grid(config)
     workshop.check(grid)
     folder = config.output_folder
@@ -70,9 +70,11 @@ def sweep(
         missing = run.missing()
         run.say(f"{len(grid.rows)} rows, {len(grid.rows) - len(missing)} of them finished; {folder}")
         if missing:
+            run.say("starting Ray")
             with _ray(address):
                 run.make_all()
-        run.write_meta()
+        if missing or not (folder / "meta.json").exists():  # it describes where the rows were made
+            run.write_meta()
     frame = load_rows(folder)
     return SweepResult(folder, frame, int((frame["status"] == "failed").sum()))
 
@@ -122,6 +124,10 @@ class _Run:
         for file in list(other.glob("*.json")):
             if file.stem in self.rows and not (self.row_folder / file.name).exists():
                 os.replace(file, self.row_folder / file.name)
+        titles = {spec.title for spec in self.grid.sets}
+        for link in (self.folder / "sets").glob("*"):
+            if link.is_symlink() and link.name not in titles:
+                link.unlink()
 
     def missing(self) -> dict[str, RowSpec]:
         """Return the rows that are not on disk as done; failed ones are tried again."""
@@ -146,7 +152,10 @@ class _Run:
 
     def make_sets(self, stages: RayStages, sets: list[SetSpec]) -> dict[str, tuple[SetSpec, str]]:
         """Distil the sets and label them; return set hash by title. A set that fails makes its rows fail, no others."""
-        stages.map("fill_codebooks", codebook_jobs(sets, self.workshop.data.num_classes, stages.slots), "codebooks")
+        jobs = codebook_jobs(sets, self.workshop.data.num_classes, stages.slots)
+        for _, outcome in stages.map("fill_codebooks", jobs, "codebooks"):
+            if isinstance(outcome, Exception):  # each set that needs one will try for itself, and fail with its reason
+                self.say(f"codebooks could not be made beforehand: {outcome}")
         made: dict[str, tuple[SetSpec, str]] = {}
         images: dict[tuple[str, int], SetSpec] = {}
         for spec, outcome in stages.map("distill", sets, "distilled sets"):
@@ -155,9 +164,11 @@ class _Run:
                 continue
             made[spec.title] = (spec, outcome["hash"])
             images.setdefault((outcome["image_hash"], spec.seed), spec)
-            self.link(spec)
+            self.link(spec, outcome["folder"])
         if self.workshop.evaluator.protocol.label_mode == "soft_stored":
-            stages.map("label", list(images.values()), "soft labels")
+            for spec, outcome in stages.map("label", list(images.values()), "soft labels"):
+                if isinstance(outcome, Exception):
+                    self.say(f"soft labels of {spec.title} could not be made beforehand: {outcome}")
         return made
 
     def trials(self, missing: dict[str, RowSpec], made: dict[str, tuple[SetSpec, str]]) -> list[Trial]:
@@ -202,10 +213,10 @@ class _Run:
             **provenance_columns(),
         }
 
-    def link(self, spec: SetSpec) -> None:
-        """Show a set under a readable name in the run's folder."""
+    def link(self, spec: SetSpec, folder: str) -> None:
+        """Show a set of the store under a readable name in the run's folder."""
         link = self.folder / "sets" / spec.title
-        target = os.path.relpath(self.workshop.set_folder(spec), link.parent)
+        target = os.path.relpath(folder, link.parent)
         link.parent.mkdir(exist_ok=True)
         if link.is_symlink() and os.readlink(link) != target:
             link.unlink()
@@ -227,7 +238,7 @@ def _ray(address: str | None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 halves the speed on a shared machine
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    options = {} if address else {"include_dashboard": False, "num_cpus": os.cpu_count()}
+    options = {} if address else {"include_dashboard": False}
     ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
     try:
         yield
@@ -249,6 +260,8 @@ def _absolute(config: SweepConfig) -> SweepConfig:
         content["teacher"]["protocol"] = _existing(config.teacher.protocol)
     if config.prior is not None:
         content["prior"] |= {"path": _existing(config.prior.path), "train": _existing(config.prior.train)}
+    if config.teacher is not None:
+        content["teacher"]["weights"] = _existing(config.teacher.weights)
     return SweepConfig(**content)
 
 

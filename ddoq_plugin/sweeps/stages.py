@@ -6,6 +6,7 @@ A task does one thing of the worker's :class:`Workshop` and leaves its result in
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,8 +15,6 @@ from ..errors import DDOQError
 from ..progress import bar
 from .grid import SetSpec
 from .workshop import Workshop
-
-STAGES = ("prepare_prior", "prepare_teacher", "fill_codebooks", "distill", "label")
 
 
 class RayStages:
@@ -52,11 +51,14 @@ class RayStages:
         return self.wait(reference)
 
     def wait(self, reference: Any) -> Any:
-        """Return a task's result; a DDOQError of the worker is raised here as itself."""
+        """Return a task's result and repeat its warnings; a DDOQError of the worker is raised here as itself."""
         import ray
 
         try:
-            return ray.get(reference)
+            result, messages = ray.get(reference)
+            for message in messages:
+                warnings.warn(message, stacklevel=2)
+            return result
         except ray.exceptions.RayTaskError as problem:
             raise (problem.cause if isinstance(problem.cause, DDOQError) else problem) from None
 
@@ -95,9 +97,15 @@ def codebook_jobs(sets: Iterable[SetSpec], classes: int, slots: int) -> list[tup
     ]
 
 
-def run_stage(config_text: str, stage: str, argument: Any) -> Any:
-    """Run one stage in a worker (module level, so that Ray pickles it by name)."""
-    shop = worker_workshop(config_text)
+def run_stage(config_text: str, stage: str, argument: Any) -> tuple[Any, list[str]]:
+    """Run one stage in a worker; return its result and the package's own warnings (a damaged artifact, say)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = _run(worker_workshop(config_text), stage, argument)
+    return result, [str(one.message) for one in caught if "ddoq" in one.filename]
+
+
+def _run(shop: Workshop, stage: str, argument: Any) -> Any:
     if stage == "prepare_prior":
         return shop.prior_source.load().fingerprint
     if stage == "prepare_teacher":
@@ -107,7 +115,7 @@ def run_stage(config_text: str, stage: str, argument: Any) -> Any:
     made = shop.distill(argument)
     if stage == "label":
         shop.evaluator.soft_labels(made, argument.seed)
-    return {"hash": made.hash, "image_hash": made.image_hash}
+    return {"hash": made.hash, "image_hash": made.image_hash, "folder": str(shop.set_folder(argument))}
 
 
 @functools.lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from ..config import SweepConfig
 from ..distiller import CodebookOptions, DistillContext
 from ..evaluator import Evaluator
 from ..prior_source import PlannedContext, PriorSource
-from ..registry import load_plugin
+from ..registry import load_plugin, source_hash
 from ..store import Store, hash_key
 from .grid import Grid, SetSpec, set_key
 
@@ -38,11 +38,12 @@ class Workshop:
 
     @functools.cached_property
     def device(self) -> str:
-        if self.config.resources.device != "auto":
-            return self.config.resources.device
-        import torch
+        from ..priors.base import pick_device
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = self.config.resources.device
+        if wanted == "auto" and not self.config.resources.gpus:
+            return "cpu"  # a task without a share of a GPU must not take one
+        return str(pick_device(wanted))
 
     @functools.cached_property
     def data(self) -> ImageData:
@@ -60,7 +61,8 @@ class Workshop:
     def context_key(self) -> dict[str, Any]:
         """What every distilled set depends on beside its method."""
         prior = None if self.prior_source is None else self.prior_source.key
-        return {"data": self.data.fingerprint, "prior": prior, "plugins": self.plugin_hashes}
+        code = source_hash("ddoq_plugin.priors")
+        return {"data": self.data.fingerprint, "prior": prior, "plugins": self.plugin_hashes, "code": code}
 
     @functools.cached_property
     def context(self) -> DistillContext:
@@ -78,19 +80,19 @@ class Workshop:
             students=self.config.students,
             teacher=self.config.teacher,
             device=self.device,
+            plugins=self.plugin_hashes,
             progress=self.progress,
         )
 
     def check(self, grid: Grid) -> None:
         """Raise the error of anything in the config that must fail, before expensive work starts."""
-        from ..evaluation import build_student
-
         planned = PlannedContext(self.data, self.config.prior)
         for spec in grid.sets:
             spec.distiller().check(planned, spec.ipc, spec.clusters)
-        for student in [*self.config.students, *([self.config.teacher.student] if self.config.teacher else [])]:
-            build_student(student, self.data.num_classes, self.data.image_size, seed=0)
-        _ = self.context_key, self.evaluator.key  # a missing prior, recipe, protocol or teacher is found here
+        self.evaluator.check()
+        if self.prior_source is not None:
+            self.prior_source.check()
+        _ = self.context_key  # a missing prior is found here
         checked = {"data": self.data.fingerprint}  # every image is read once a dataset, not at every start
         if self.store.find("checked_data", checked) is None:
             self.data.check(progress=self.progress)
@@ -108,12 +110,10 @@ class Workshop:
         from ..distilled_set import DistilledSet
 
         def make(folder: Path) -> None:
-            started = time.perf_counter()
-            made = spec.distiller().distill(self.context, spec.ipc, clusters=spec.clusters, seed=spec.seed)
-            seconds = {"label": spec.label, "seconds": time.perf_counter() - started}
-            DistilledSet(
-                made.images, made.labels, made.class_names, made.weights, made.logits, {**made.provenance, **seconds}
-            ).save(folder)
+            context = self.context
+            context.reset_cost()
+            made = spec.distiller().distill(context, spec.ipc, clusters=spec.clusters, seed=spec.seed)
+            replace(made, provenance={**made.provenance, "seconds": context.cost()}).save(folder)
 
         return DistilledSet.load(self.store.get("sets", set_key(spec, self.context_key), make))
 
@@ -167,15 +167,19 @@ class Workshop:
 
     @property
     def config_hash(self) -> str:
-        """Hash of all that the numbers depend on (not of folders, resources or notes)."""
-        left_out = {"output", "store", "resources", "notes"}
-        return hash_key(json.loads(self.config.model_dump_json(exclude=left_out)))[:12]
+        """Hash of all that the numbers depend on: contents, not folders, resources or notes."""
+        config = self.config
+        asked = [[m.name, m.options(), m.clusters] for m in config.methods]
+        grid = [asked, config.ipc, config.clusters, config.students, config.seeds, config.full_data]
+        return hash_key([self.context_key, self.evaluator.key, grid])[:12]
 
 
 def set_columns(made: DistilledSet) -> dict[str, Any]:
     """Return the columns of a row that describe its set."""
     stats = made.provenance.get("stats", {})
     columns = {name: stats.get(name) for name in ("w2_used", "w2_uniform", "effective_sample_size", "space")}
-    seconds = made.provenance.get("seconds")
+    for kind, seconds in made.provenance.get("seconds", {}).items():
+        columns[f"seconds_{kind}"] = seconds
+    seconds = sum(made.provenance.get("seconds", {}).values())
     return columns | {"set_hash": made.hash, "image_hash": made.image_hash, "seconds_distill": seconds}
 

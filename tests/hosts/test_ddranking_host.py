@@ -260,7 +260,8 @@ def test_our_accuracies_agree_with_the_hosts_within_the_error_of_their_seeds(tmp
     }
     ours = own_scores(made, data, student="convnet3", teacher="ddranking:ConvNet-3", **common)
     lines = []
-    for metric, role in (("lrs", "set_hard"), ("lrs", "set_soft"), ("lrs", "random_soft"), ("ars", "set_plain")):
+    # on the same images: the two draw different random references, whose spread would hide a difference of the loops
+    for metric, role in (("lrs", "set_hard"), ("lrs", "set_soft"), ("ars", "set_plain")):
         a, b = theirs[metric][role], ours[role]
         error = math.sqrt(a.var() / len(a) + b.var() / len(b))
         both = {"theirs": a.mean(), "sd theirs": a.std(), "ours": b.mean(), "sd ours": b.std()}

@@ -218,6 +218,10 @@ def test_failure_inside_a_training_becomes_its_rows(small_sweep, tmp_path):
         (["prior={name: dit, train: digitz}"], "digits"),
         (["prior=null"], "needs a prior"),
         (["methods=[{name: ddoq}]"], "cannot denoise"),
+        (["prior={name: dit, train: small32}"], "32 pixels"),
+        (["teacher={student: mlp, weights: nowhere.pt}"], "nowhere.pt"),
+        (["teacher={student: mlp, protocol: hard_minimax, sed: 1}"], "did you mean 'seed'"),
+        (["resources={device: cuda:99}"], "CUDA"),
         (["resources={device: cpu, cpu: 1}"], "unknown key 'resources.cpu'; did you mean 'cpus'"),
     ],
 )
