@@ -108,7 +108,8 @@ def _short_value(value: object) -> str:
     if pd.isna(value):
         return "–"
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}"
+        size = abs(value)
+        return f"{value:.3g}" if size < 1 else f"{value:.{2 if size < 10 else 1 if size < 1000 else 0}f}"
     return str(value)
 
 
