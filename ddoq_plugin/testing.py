@@ -118,7 +118,9 @@ def check_determinism(subject: Subject) -> None:
     assert torch.equal(torch.random.get_rng_state(), torch_state), f"{subject.name} used torch's global generator"
     assert (np.random.get_state()[1] == numpy_state).all(), f"{subject.name} used NumPy's global generator"
     assert subject.distill(seed=1).hash == first, f"{subject.name}: the same seed gave another set"
-    command = [sys.executable, "-m", __name__, json.dumps([subject.name, subject.settings, subject.plugin])]
+    # the number of threads decides the order of sums, so the other process gets this one's
+    arguments = [torch.get_num_threads(), subject.name, subject.settings, subject.plugin]
+    command = [sys.executable, "-m", __name__, json.dumps(arguments)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, f"{subject.name} fails in a fresh process: {run.stderr[-1000:]}"
     assert run.stdout.split()[-1] == first, f"{subject.name}: the same seed gave another set in another process"
@@ -202,5 +204,12 @@ def registered() -> list[str]:
     return DISTILLERS.names()
 
 
+def _print_hash(threads: int, *subject: Any) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    print(Subject(*subject).distill(seed=1).hash)
+
+
 if __name__ == "__main__":
-    print(Subject(*json.loads(sys.argv[1])).distill(seed=1).hash)
+    _print_hash(*json.loads(sys.argv[1]))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from ddoq_plugin import DistilledSet, sweep
 from ddoq_plugin.config import load_config
@@ -79,8 +80,6 @@ def check_links(rows, folder):
 
 def check_row_is_what_training_alone_gives(small_sweep, rows):
     """A worker's row has the bits of the same training in this process."""
-    import torch
-
     from ddoq_plugin.data import load_data
     from ddoq_plugin.evaluation import load_protocol
     from ddoq_plugin.store import Store
@@ -197,8 +196,12 @@ def test_failure_inside_a_training_becomes_its_rows(small_sweep, tmp_path):
     config = load_config(small_sweep)
     trial = Trial(None, "full_data", "mlp", 0, ("a", "b"))
     text = config.model_copy(update={"protocol": str(tmp_path / "missing.yaml")}).model_dump_json()
-    train_trial(text, trial, {"a": {"label": "x"}, "b": {"label": "y"}}, tmp_path / "rows")
-    worker_workshop.cache_clear()
+    threads = torch.get_num_threads()
+    try:
+        train_trial(text, trial, {"a": {"label": "x"}, "b": {"label": "y"}}, tmp_path / "rows")
+    finally:
+        torch.set_num_threads(threads)
+        worker_workshop.cache_clear()
     rows = rows_of(tmp_path)
     assert [row["status"] for row in rows.values()] == ["failed", "failed"]
     assert "missing.yaml" in rows["a.json"]["error"] and rows["b.json"]["label"] == "y"
