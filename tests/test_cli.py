@@ -59,7 +59,21 @@ def test_evaluate_takes_a_folder_of_images_of_any_method(tmp_path):
     options = ["--student", "mlp", "--protocol", "hard_short", "--store", tmp_path / "store"]
     run = ddoq("evaluate", tmp_path / "set", *options)
     assert run.returncode == 0, run.stderr
-    assert "folder" in run.stdout and "mlp" in run.stdout
+    assert "folder" in run.stdout and "mlp" in run.stdout and "no teacher" in run.stdout
+
+
+def test_evaluate_in_python_says_what_it_used(tmp_path):
+    from ddoq_plugin import distill, evaluate
+
+    store = tmp_path / "store"
+    made = distill("k_medoids", dataset="digits", prior="pixel", ipc=1, store=store, progress=False)
+    frame = evaluate(
+        made, dataset="digits", students="mlp", protocol="soft_stored_short", teacher="mlp", store=store, progress=False
+    )
+    (row,) = frame.to_dict("records")
+    assert (row["method"], row["ipc"], row["student"], row["seed"]) == ("k_medoids", 1, "mlp", 0)
+    assert row["prior"].startswith("pixel") and 50 < row["teacher_test_top1"] <= 100
+    assert 0 <= row["top1"] <= row["top5"] <= 100 and row["seconds_label"] > 0 and row["set_hash"] == made.hash
 
 
 @pytest.mark.parametrize(
