@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -74,7 +75,7 @@ def _section(run: Run, page: Path, folder: Path) -> str:
         smaller = make(run.frame)
         if len(smaller):
             parts += [f"### {title}\n", format_table(smaller)]
-    parts += [_contact_sheets(run, page, folder), "### How it was made\n", _provenance(run)]
+    parts += [_contact_sheets(run, page, folder), "### How it was made\n", _provenance(run, page, folder)]
     return "\n".join(part for part in parts if part)
 
 
@@ -101,9 +102,16 @@ def _contact_sheets(run: Run, page: Path, folder: Path) -> str:
     return "### Distilled sets\n\n" + "\n".join(links)
 
 
-def _provenance(run: Run) -> str:
-    """Return machine, versions, commit, data and config: what the numbers can be traced to."""
+def _provenance(run: Run, page: Path, folder: Path) -> str:
+    """Return machine, versions, commit, data, config and rows: what the numbers can be traced to.
+
+    The rows are written beside the pictures, so that the page keeps its evidence when the run's folder is gone.
+    """
     meta, frame = run.meta, run.frame
+    rows = folder / "rows.csv"
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    frame.dropna(axis="columns", how="all").to_csv(rows, index=False)
+    counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
     facts = {
         "Machine": _machine(meta),
         "Versions": _values(frame, "versions") or _versions(meta),
@@ -114,7 +122,7 @@ def _provenance(run: Run) -> str:
         "Classes": ", ".join((meta.get("dataset") or {}).get("classes", [])[:20]),
         "Teacher's classes": "the same, in this order" if _same_order(meta) else None,
         "Protocol": _values(frame, "protocol"),
-        "Rows": ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items()),
+        "Rows": f"{counts}, one a trained student: [{rows.name}]({os.path.relpath(rows, page.parent)})",
     }
     listed = _list([f"{name}: {fact}" for name, fact in facts.items() if fact])
     blocks = [("Config", run.config_text), ("Protocol", _yaml(meta.get("protocol")))]

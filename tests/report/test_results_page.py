@@ -152,3 +152,12 @@ def test_importing_the_package_is_light_and_its_names_load():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split("\n")[:3] == ["[]", "False", "[]"]
+
+
+def test_page_links_the_rows_it_was_made_from(tmp_path):
+    frame = make_frame(sweep_rows())
+    page = write_results([Run(frame, meta={"name": "mine"})], tmp_path / "RESULTS.md")
+    assert "[rows.csv](results/mine/rows.csv)" in page.read_text()
+    kept = pd.read_csv(tmp_path / "results" / "mine" / "rows.csv")
+    assert kept["top1"].tolist() == pytest.approx(frame["top1"].tolist(), nan_ok=True)
+    assert kept["seed"].tolist() == frame["seed"].tolist()
