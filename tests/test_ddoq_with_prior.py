@@ -36,6 +36,13 @@ def test_noise_depends_on_seed_and_image_not_on_weighting(context):
     assert DDOQ(strength=0.5, weighting="counts", **FAST).distill(context, 3, seed=2).image_hash != one.image_hash
 
 
+def test_noise_follows_the_seed(context):
+    # one centroid a class is the mean whatever the seed, so that only the noise can differ
+    one, two = (DDOQ(strength=0.75, **FAST).distill(context, 1, seed=seed) for seed in (1, 2))
+    assert torch.equal(context.codebook(0, 1, 1).centroids, context.codebook(0, 1, 2).centroids)
+    assert one.image_hash != two.image_hash
+
+
 def test_images_of_one_cluster_have_fresh_noise(context):
     made = DDOQ(strength=0.75, weighting="uniform", **FAST).distill(context, 4, clusters=1)
     for class_id in range(10):
@@ -77,6 +84,17 @@ def test_generation_is_stored_by_its_content(context, tmp_path, monkeypatch):
     assert again.image_hash == first.image_hash
     with pytest.raises(pytest.fail.Exception, match="generated twice"):
         DDOQ(strength=0.75, weighting="sqrt", **FAST).distill(stored, 2)
+
+
+def test_another_prior_never_passes_off_stored_images(context, tmp_path, monkeypatch):
+    stored = DistillContext(context.data, context.prior, Store(tmp_path))
+    latents, classes = stored.latents(0)[:2], torch.tensor([0, 0])
+    settings = {"seeds": [1, 2], "strength": 0.5, **FAST}
+    stored.generate(latents, classes, **settings)
+    monkeypatch.setattr(context.prior, "fingerprint", "another prior")
+    monkeypatch.setattr(type(context.prior), "generate", lambda *args, **options: pytest.fail("asked the new prior"))
+    with pytest.raises(pytest.fail.Exception, match="asked the new prior"):
+        stored.generate(latents, classes, **settings)
 
 
 def test_classes_the_prior_does_not_know_are_named(context):
