@@ -1,4 +1,4 @@
-"""``ddoq``: list, train a prior, distil, evaluate, sweep, report.
+"""``ddoq``: list, train a prior, distil, evaluate, plan, sweep, report.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` answers at once.
 """
@@ -180,6 +180,44 @@ def sweep(
             typer.echo(f"failed: {error}", err=True)
         typer.echo(f"{result.failed} rows failed; the same command tries them again", err=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    config: Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a packaged one (see ddoq list).")],
+    set_: Settings = [],  # noqa: B006
+    device: Annotated[str | None, typer.Option(help="cpu, h200, a100, rtx-4090; default: this machine's.")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
+    cores: Annotated[int | None, typer.Option(min=1, help="Processor cores in all; default: this machine's.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of the machine, as 512GB; default: this one's.")] = None,
+    disk: Annotated[str | None, typer.Option(help="Free disk, as 8TB; default: that of the store's folder.")] = None,
+    assume_dataset: Annotated[bool, typer.Option(help="Plan for a known dataset that is not there yet.")] = False,
+    assume_weights: Annotated[bool, typer.Option(help="Plan although weights are not there yet.")] = False,
+    format: Annotated[str, typer.Option(help="text, md or json.")] = "text",
+    plugin: Plugin = [],  # noqa: B006
+) -> None:
+    """Say what a sweep will do and cost (hours, disk, memory), what of it is done, and what cannot fit (status 2)."""
+    from .config import load_config, parse_value
+    from .planning import make_plan, parse_size, render
+
+    settings = load_config(config, {key: parse_value(value) for key, value in map(_split, set_)})
+    if plugin:
+        settings = settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugin)]})
+    made = make_plan(
+        settings,
+        device=device,
+        count=devices,
+        cores=cores,
+        memory_gb=None if memory is None else parse_size(memory) / 1e9,
+        disk_bytes=None if disk is None else parse_size(disk),
+        assume_data=assume_dataset,
+        assume_weights=assume_weights,
+    )
+    typer.echo(render(made, format))
+    for reason in made.refused:
+        typer.echo(f"error: {reason}", err=True)
+    if made.refused:
+        raise typer.Exit(2)
 
 
 @app.command()

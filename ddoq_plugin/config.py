@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import ConfigError, nearest
 
@@ -80,13 +80,54 @@ class TeacherConfig(_Schema):
     seed: int = 0
 
 
-class ResourcesConfig(_Schema):
-    """What one Ray task of each kind asks for. ``device: auto`` is CUDA where a task has a share of a GPU."""
+def _share_of_gpus(value: float | None) -> float | None:
+    if value is not None and value > 1 and value != int(value):
+        raise ValueError("a share of one GPU, or a whole number of GPUs")
+    return value
 
-    cpus: float = Field(1, gt=0)
-    gpus: float = Field(0, ge=0)
+
+Cpus = Annotated[float, Field(gt=0)]
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_share_of_gpus)]
+Gigabytes = Annotated[float, Field(gt=0)]
+STAGES = ("encode", "quantise", "generate", "label", "train")
+
+
+class StageResources(_Schema):
+    """What one worker of a stage asks of Ray: CPUs (also its number of threads, rounded down, at least one), GPUs (a
+    share, or whole ones) and ``memory_gb`` of main memory (GiB). What is left out is the common value."""
+
+    cpus: Cpus | None = None
+    gpus: Gpus | None = None
+    memory_gb: Gigabytes | None = None
+
+
+class StagesConfig(_Schema):
+    """Resources by stage. ``encode`` also checks the images, ``generate`` also puts the sets together, ``train`` also
+    trains the prior and the teacher."""
+
+    encode: StageResources = StageResources()
+    quantise: StageResources = StageResources()
+    generate: StageResources = StageResources()
+    label: StageResources = StageResources()
+    train: StageResources = StageResources()
+
+
+class ResourcesConfig(_Schema):
+    """What one Ray worker asks for, in common and by stage. ``device: auto`` is CUDA where a worker has a share of a
+    GPU; ``memory_gb`` is GiB (None: Ray does not reckon with it); ``max_concurrent`` limits the students in training.
+    """
+
+    cpus: Cpus = 1
+    gpus: Gpus = 0
+    memory_gb: Gigabytes | None = None
     max_concurrent: int | None = Field(None, ge=1)
     device: str = "auto"
+    stages: StagesConfig = StagesConfig()
+
+    def of(self, stage: str) -> StageResources:
+        """Return what a worker of ``stage`` (one of ``STAGES``) asks for, the common values filled in."""
+        own = getattr(self.stages, stage).model_dump(exclude_none=True)
+        return StageResources(**{"cpus": self.cpus, "gpus": self.gpus, "memory_gb": self.memory_gb} | own)
 
 
 def _seed_list(value: Any) -> Any:
@@ -258,8 +299,9 @@ def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
 
 
 def _fields_at(location: list[str | int], model: type[BaseModel]) -> list[str]:
-    inner = {"teacher": TeacherConfig, "resources": ResourcesConfig}
-    return list((inner.get(str(location[0]), model) if location else model).model_fields)
+    inner = {"teacher": TeacherConfig, "resources": ResourcesConfig, "stages": StagesConfig}
+    inner |= dict.fromkeys(STAGES, StageResources)
+    return list((inner.get(str(location[-1]), model) if location else model).model_fields)
 
 
 def _double_key(node: yaml.Node | None) -> yaml.Node | None:

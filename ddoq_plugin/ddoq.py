@@ -11,6 +11,7 @@ weighted points nearest to the class in Wasserstein-2 distance. D4M is the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -97,31 +98,56 @@ class DDOQ(Distiller):
 
         self.check(context, ipc, clusters)
         clusters = clusters or ipc
-        points, weights, stats = [], [], []
-        with context.bar(context.num_classes, f"{self.label()}: quantise") as shown:
-            for class_id in range(context.num_classes):
-                allocation = self.allocate(context, class_id, ipc, clusters, seed)
-                shaped = self._shape(allocation)
-                starts = self._starts(context, class_id, allocation)
-                points.append(starts.repeat_interleave(allocation.copies, 0))
-                weights.append(allocation.per_image(shaped))
-                stats.append(self._measure(context, class_id, allocation, shaped, weights[-1]))
-                shown.update(1)
+        images = context.empty_images(context.num_classes * ipc)
+        weights, stats = [], []
+        with context.bar(context.num_classes, self.label()) as shown:
+            for group in context.class_groups(ipc):
+                allocations = [self.allocate(context, class_id, ipc, clusters, seed) for class_id in group]
+                place = slice(group[0] * ipc, (group[-1] + 1) * ipc)
+                images[place] = self._generate(context, group, allocations, ipc, seed)
+                for class_id, allocation in zip(group, allocations, strict=True):
+                    shaped = self._shape(allocation)
+                    weights.append(allocation.per_image(shaped))
+                    stats.append(self._measure(context, class_id, allocation, shaped, weights[-1]))
+                    shown.update(1)
         labels = torch.arange(context.num_classes).repeat_interleave(ipc)
-        images = context.generate(
-            torch.cat(points),
-            labels,
-            seeds=[derive_seed("noise", seed, c, i) for c in range(context.num_classes) for i in range(ipc)],
+        means = {name: sum(row[name] for row in stats) / len(stats) for name in stats[0]}
+        means["space"] = self.config.space
+        return context.finish(
+            self, images, labels, ipc=ipc, clusters=clusters, seed=seed, weights=torch.cat(weights), stats=means
+        )
+
+    def prepare(
+        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
+    ) -> None:
+        """Store the latents, codebooks and images of a group of classes; without a store there is nowhere to."""
+        self.check(context, ipc, clusters)
+        group = context.check_group(classes, ipc)
+        if context.store is not None:
+            allocations = [self.allocate(context, class_id, ipc, clusters or ipc, seed) for class_id in group]
+            self._generate(context, group, allocations, ipc, seed)
+            for class_id in group:
+                context.encode(class_id, self.codebook_options().measured())
+
+    def _generate(
+        self, context: DistillContext, group: Sequence[int], allocations: Sequence[Allocation], ipc: int, seed: int
+    ) -> torch.Tensor:
+        """Return the images of a group of classes, uint8 ``[len(group) * ipc, 3, S, S]``."""
+        import torch
+
+        starts = [
+            self._starts(context, class_id, allocation).repeat_interleave(allocation.copies, 0)
+            for class_id, allocation in zip(group, allocations, strict=True)
+        ]
+        return context.generate(
+            torch.cat(starts),
+            torch.tensor(group).repeat_interleave(ipc),
+            seeds=[derive_seed("noise", seed, class_id, i) for class_id in group for i in range(ipc)],
             strength=self.config.strength,
             guidance_scale=self.config.guidance_scale,
             steps=self.config.steps,
             space="noise" if self.config.space == "noise" else "latent",
             scheduler=self.config.scheduler,
-        )
-        means = {name: sum(row[name] for row in stats) / len(stats) for name in stats[0]}
-        means["space"] = self.config.space
-        return context.finish(
-            self, images, labels, ipc=ipc, clusters=clusters, seed=seed, weights=torch.cat(weights), stats=means
         )
 
     def allocate(self, context: DistillContext, class_id: int, ipc: int, clusters: int, seed: int) -> Allocation:
@@ -152,11 +178,11 @@ class DDOQ(Distiller):
 
     def _starts(self, context: DistillContext, class_id: int, allocation: Allocation) -> torch.Tensor:
         """Return the latents ``[m, *latent shape]`` that the points stand for in the prior's space."""
-        latents = context.latents(class_id, self.codebook_options())
         if self.config.space != "pixel":
-            return allocation.points.reshape(-1, *latents.shape[1:])
+            return allocation.points.reshape(-1, *context.prior.latent_shape)
         from .allocation import nearest_samples
 
+        latents = context.latents(class_id, self.codebook_options())
         # a codebook of pixels has no latents of its own: the latent of the real image nearest to each point stands in
         nearest = nearest_samples(latents.flatten(1), allocation.once())
         prior_options = self.codebook_options().model_copy(update={"space": "latent"})
@@ -173,8 +199,7 @@ class DDOQ(Distiller):
         """W2 of the distinct points under the weights used and under equal ones, and the images' effective number."""
         from .quantization import effective_sample_size
 
-        # of the mode, so that methods that encode otherwise are measured against the same samples
-        options = self.codebook_options().model_copy(update={"encoding": "mode"})
+        options = self.codebook_options().measured()
         return {
             "w2_used": context.w2(class_id, allocation.points, options, shaped),
             "w2_uniform": context.w2(class_id, allocation.points, options),

@@ -8,6 +8,7 @@ On disk a set is an image folder that other tools read as it is, beside the exac
     provenance.json              class names, where the set comes from, hash
 
 Images are rounded to uint8 once, when the set is made: the PNG, the tensors and what is scored are the same bytes.
+A set may be larger than memory: it is written piece by piece and read as a mapped file.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, nearest
 from .store import hash_tensors, write_atomic
+from .tensor_files import empty_tensor, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -78,10 +80,12 @@ class DistilledSet:
         return hash_tensors(self.images, self.labels, self.weights, self.logits)[:20]
 
     def save(self, folder: str | Path) -> Path:
-        """Write the set into ``folder`` (made if needed; it must not hold another set) and return it."""
+        """Write the set into ``folder`` (made if needed; it must not hold another set) and return it.
+
+        Images are written one by one, from where they lie: memory does not grow with their number.
+        """
         import pandas as pd
         from PIL import Image
-        from safetensors.torch import save_file
 
         folder = Path(folder)
         if (folder / TENSORS).exists() or (folder / "train").exists():
@@ -98,22 +102,27 @@ class DistilledSet:
         tensors = {"images": self.images, "labels": self.labels, "weights": self.weights}
         if self.logits is not None:
             tensors["logits"] = self.logits
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
-        about = {"class_names": list(self.class_names), "hash": self.hash, "provenance": dict(self.provenance)}
+        write_tensors(folder / TENSORS, tensors)
+        about = {"class_names": list(self.class_names), "hash": self.hash, "image_hash": self.image_hash}
+        about["provenance"] = dict(self.provenance)
         write_atomic(folder / PROVENANCE, json.dumps(about, indent=1, default=str))
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, class_names: Sequence[str] | None = None) -> DistilledSet:
+    def load(
+        cls, folder: str | Path, class_names: Sequence[str] | None = None, *, verified: bool = False
+    ) -> DistilledSet:
         """Read a set that :meth:`save` wrote (exactly), or a folder of images made by any other method.
 
         ``class_names`` are the dataset's: the folders are matched to them by name or number, and the labels follow
-        their order. Raises DataError naming the folder or file and the mend.
+        their order. The images of a saved set are mapped from its file. ``verified`` says that its files have just
+        been checked, as a store does: they are not read once more to compare the hash. Raises DataError naming the
+        folder or file and the mend.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; give the folder of a distilled set or of class folders")
-        made = _load_exact(folder) if (folder / TENSORS).exists() else _load_images(folder, class_names)
+        made = _load_exact(folder, verified) if (folder / TENSORS).exists() else _load_images(folder, class_names)
         if class_names is not None and list(class_names) != list(made.class_names):
             raise DataError(
                 f"the classes of {folder} ({_few(made.class_names)}) are not those of the dataset "
@@ -174,27 +183,24 @@ def _check_weights(made: DistilledSet, counts: torch.Tensor) -> None:
         )
 
 
-def _load_exact(folder: Path) -> DistilledSet:
+def _load_exact(folder: Path, verified: bool) -> DistilledSet:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         about = json.loads((folder / PROVENANCE).read_text())
-        tensors = load_file(folder / TENSORS)
+        tensors = read_tensors(folder / TENSORS)
         made = DistilledSet(class_names=tuple(about["class_names"]), provenance=about["provenance"], **tensors)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
         raise DataError(f"the distilled set {folder} is damaged ({problem}); distil it again") from problem
+    if verified and "image_hash" in about:
+        vars(made).update(hash=about["hash"], image_hash=about["image_hash"])  # what the cached properties would find
     if made.hash != about["hash"]:
         raise DataError(f"the tensors of {folder} do not match the hash in its {PROVENANCE}; distil it again")
     return made
 
 
 def _load_images(folder: Path, class_names: Sequence[str] | None) -> DistilledSet:
-    import numpy as np
     import torch
-    from PIL import Image
-
-    from .data.transforms import verify_image
 
     root = folder / "train" if (folder / "train").is_dir() else folder
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -203,29 +209,46 @@ def _load_images(folder: Path, class_names: Sequence[str] | None) -> DistilledSe
     names = list(class_names) if class_names is not None else [path.name for path in folders]
     by_label = {_match_class(path.name, names, root): path for path in folders}
     weights_of = _read_weights(root)
-    images, labels, weights = [], [], []
+    files: list[Path] = []
+    labels: list[int] = []
     for label, path in sorted(by_label.items()):
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
             raise DataError(f"the class folder {path} has no images; add some or remove it")
-        for file in files:
-            verify_image(file)
-            with Image.open(file) as image:
-                images.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
-            if images[-1].shape != images[0].shape:
-                raise DataError(
-                    f"{file} is {images[-1].shape[2]}x{images[-1].shape[1]} pixels and the first image of the set "
-                    f"{images[0].shape[2]}x{images[0].shape[1]}; give all images one size"
-                )
-            labels.append(label)
-            weights.append(weights_of.get(f"{path.name}/{file.name}", 1.0))
+        files += found
+        labels += [label] * len(found)
+    weights = [weights_of.get(f"{file.parent.name}/{file.name}", 1.0) for file in files]
     return DistilledSet(
-        torch.stack(images),
+        _read_images(files),
         torch.tensor(labels),
         tuple(names),
         weights=torch.tensor(weights, dtype=torch.float32),
         provenance={"method": "folder", "folder": folder.name},
     )
+
+
+def _read_images(files: Sequence[Path]) -> torch.Tensor:
+    """Return uint8 ``[n, 3, H, W]``; many images lie in a file instead of in memory."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from .data.transforms import verify_image
+
+    images = None
+    for index, file in enumerate(files):
+        verify_image(file)
+        with Image.open(file) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        if images is None:
+            images = empty_tensor((len(files), *pixels.shape), torch.uint8)
+        if pixels.shape != images.shape[1:]:
+            raise DataError(
+                f"{file} is {pixels.shape[2]}x{pixels.shape[1]} pixels and the first image of the set "
+                f"{images.shape[3]}x{images.shape[2]}; give all images one size"
+            )
+        images[index] = pixels
+    return images
 
 
 def _match_class(folder: str, names: Sequence[str], root: Path) -> int:

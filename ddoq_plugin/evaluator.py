@@ -9,10 +9,12 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cost import Cost
 from .errors import ConfigError
+from .metering import cost_columns, measure
 from .registry import source_hash
 from .seeding import derive_seed
-from .store import Store, hash_file, seconds_of
+from .store import Store, cost_of, hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +64,8 @@ class Evaluator:
             return None
         key = {"student": [teacher.student, student_code(teacher.student)], **self._shared_key}
         if teacher.weights is not None:
-            return key | {"weights": hash_file(self._weights())}
+            seen = {"image_size": self.protocol.image_size, "resize": self.protocol.scoring.resize}
+            return key | {"weights": hash_file(self._weights()), **seen}
         return key | {"protocol": protocol_numbers(load_protocol(teacher.protocol)), "seed": teacher.seed}
 
     @functools.cached_property
@@ -112,7 +115,11 @@ class Evaluator:
 
         def make(folder: Path) -> None:
             if config.weights is not None:
-                pretrained_teacher(config.student, self._weights(), self.data, device=self.device).save(folder)
+                size, scoring = self.protocol.image_size, self.protocol.scoring
+                made = pretrained_teacher(
+                    config.student, self._weights(), self.data, image_size=size, scoring=scoring, device=self.device
+                )
+                made.save(folder)
                 return
             protocol = load_protocol(config.protocol)
             seed = derive_seed("teacher", config.seed)
@@ -156,39 +163,36 @@ class Evaluator:
     ) -> dict[str, Any]:
         from .evaluation import train_student
 
-        bank, label_seconds = None, None
+        bank, label_cost = None, None
         if protocol.label_mode == "soft_stored":
-            bank, label_seconds = self._bank(training, name, seed, protocol)
-        result = train_student(
-            training,
-            student,
-            protocol,
-            self.data,
-            seed=derive_seed("student", seed),
-            teacher=self.teacher if protocol.label_mode == "soft_online" else None,
-            bank=bank,
-            device=self.device,
-            split="test" if test else "val",
-            progress=self.progress,
-        )
+            bank, label_cost = self._bank(training, name, seed, protocol)
+        with measure(self.device) as meter:
+            result = train_student(
+                training,
+                student,
+                protocol,
+                self.data,
+                seed=derive_seed("student", seed),
+                teacher=self.teacher if protocol.label_mode == "soft_online" else None,
+                bank=bank,
+                device=self.device,
+                split="test" if test else "val",
+                progress=self.progress,
+            )
         if test:
             columns = {"top1": result.top1, "top5": result.top5, "val_top1": self._validate(result.model, student)}
         else:
             columns = {"val_top1": result.top1}
-        return columns | {
-            "steps": result.steps,
-            "seconds_label": label_seconds,
-            "seconds_train": result.seconds,
-            "images_per_second": result.train_images_per_second,
-            "peak_memory_mb": result.peak_memory_bytes / 2**20,
-            "device": self.device,
-        }
+        train = cost_columns("train", Cost.of(meter)) | {"images_per_second_train": result.train_images_per_second}
+        same = {name: train[f"{name}_train"] for name in ("images_per_second", "peak_memory_mb", "device")}
+        columns |= {"steps": result.steps} | result.running.columns()
+        return columns | cost_columns("label", label_cost) | train | same
 
     def _validate(self, model: nn.Module, student: str) -> float:
         """Return top-1 on validation, for whoever compares settings."""
         from .evaluation import score
+        from .evaluation.execution import resolve
         from .evaluation.inputs import Normaliser
-        from .evaluation.students import channels_last
 
         protocol = self.protocol
         return score(
@@ -197,15 +201,14 @@ class Evaluator:
             normaliser=Normaliser.named(protocol.normalisation, self.data),
             image_size=protocol.image_size or self.data.image_size,
             scoring=protocol.scoring,
-            execution=protocol.execution,
-            last=channels_last(student),
+            running=resolve(protocol.execution, student, self.device),
             device=self.device,
         ).top1
 
     def _bank(
         self, training: TrainingSet, name: str, seed: int, protocol: Protocol
-    ) -> tuple[SoftLabelBank, float]:
-        """Return the stored soft labels and the seconds they took; their key knows no weights and no students."""
+    ) -> tuple[SoftLabelBank, Cost]:
+        """Return the stored soft labels and what they cost; their key knows no weights and no students."""
         from .evaluation import SoftLabelBank, bank_key, bank_steps, make_bank
 
         count, classes = len(training), self.data.num_classes
@@ -215,17 +218,18 @@ class Evaluator:
             name, self.teacher.fingerprint, protocol, num_images=count, num_classes=classes, steps=steps, seed=stream
         )
 
-        def make(work: Path) -> None:
-            make_bank(
-                training.images, self.teacher, protocol, steps=steps, seed=stream, folder=work, progress=self.progress
-            )
+        def make(work: Path) -> Cost:
+            teacher, images = self.teacher, training.images
+            with measure(self.device) as meter:
+                make_bank(images, teacher, protocol, steps=steps, seed=stream, folder=work, progress=self.progress)
+            return Cost.of(meter, steps * protocol.numbers("", count, classes).batch_size)
 
         folder = self.store.get(
             "soft_labels",
             key | {"code": source_hash("ddoq_plugin.evaluation")},
             make,
         )
-        return SoftLabelBank.load(folder), seconds_of(folder)
+        return SoftLabelBank.load(folder), cost_of(folder)
 
 
 def student_code(name: str) -> str:

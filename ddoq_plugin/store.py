@@ -16,10 +16,13 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cost import Cost
 from .errors import StoreError
+from .tensor_files import raw_chunks
 
 if TYPE_CHECKING:
     import torch
@@ -54,13 +57,14 @@ class Store:
         return path
 
     def get(
-        self, kind: str, key: dict[str, Any], make: Callable[[Path], float | None], *, resumable: bool = False
+        self, kind: str, key: dict[str, Any], make: Callable[[Path], Cost | float | None], *, resumable: bool = False
     ) -> Path:
         """Return the artifact's folder, calling ``make(folder)`` to fill it if it is not there.
 
-        The seconds that ``make`` took are kept beside it; it may return them itself where the work was shared. With
-        ``resumable``, ``make`` finds what a killed process left in the working folder, so that it can go on from a
-        checkpoint. Raises StoreError where the store cannot be written.
+        What it cost is kept beside it: the seconds that ``make`` took, or what ``make`` returns, which is seconds
+        (where the work was shared) or a whole :class:`Cost`. With ``resumable``, ``make`` finds what a killed process
+        left in the working folder, so that it can go on from a checkpoint. Raises StoreError where the store cannot
+        be written.
         """
         found = self.find(kind, key)
         if found is not None:
@@ -83,23 +87,33 @@ class Store:
             try:
                 started = time.perf_counter()
                 told = make(work)
-                publish(work, path, key, time.perf_counter() - started if told is None else told)
+                publish(work, path, key, _as_cost(told, time.perf_counter() - started))
             finally:
                 if not resumable:
                     shutil.rmtree(work, ignore_errors=True)
         self._verified.add(path)
         return path
 
+    def scratch(self) -> Path:
+        """Return the folder for large temporary files: on the store's disk, which is the one with room."""
+        return self.root / "scratch"
+
 
 def seconds_of(path: Path) -> float:
     """Return the seconds that an artifact took to make."""
-    return float(json.loads((path / MANIFEST).read_text())["seconds"])
+    return cost_of(path).seconds
 
 
-def publish(work: Path, path: Path, key: dict[str, Any], seconds: float) -> None:
+def cost_of(path: Path) -> Cost:
+    """Return what an artifact cost to make, whoever made it."""
+    content = json.loads((path / MANIFEST).read_text())
+    return Cost(**content["cost"]) if "cost" in content else Cost(seconds=float(content["seconds"]))
+
+
+def publish(work: Path, path: Path, key: dict[str, Any], cost: Cost) -> None:
     """Write the manifest of a finished working folder and move the folder into its place in one step."""
     files = {file.relative_to(work).as_posix(): hash_file(file) for file in sorted(work.rglob("*")) if file.is_file()}
-    content = {"key": key, "seconds": seconds, "files": files}
+    content = {"key": key, "seconds": cost.seconds, "cost": asdict(cost), "files": files}
     write_atomic(work / MANIFEST, json.dumps(content, indent=1, sort_keys=True, default=str))
     if path.exists():  # a damaged one
         shutil.rmtree(path)
@@ -139,12 +153,22 @@ def hash_file(path: Path) -> str:
 
 
 def hash_tensors(*tensors: torch.Tensor | None) -> str:
-    """Return the sha256 of tensors' dtypes, shapes and bytes (None counts as absent)."""
+    """Return the sha256 of tensors' dtypes, shapes and bytes (None counts as absent).
+
+    It reads them piece by piece: a mapped tensor never lies in memory as a whole.
+    """
     digest = hashlib.sha256()
     for tensor in tensors:
         if tensor is None:
             digest.update(b"none")
             continue
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        for chunk in raw_chunks(tensor):
+            digest.update(chunk)
     return digest.hexdigest()
+
+
+def _as_cost(told: Cost | float | None, measured: float) -> Cost:
+    if isinstance(told, Cost):
+        return told
+    return Cost(seconds=measured if told is None else float(told))

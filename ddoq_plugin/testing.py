@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .distilled_set import DistilledSet
     from .distiller import DistillContext, Distiller
     from .priors import Prior
+    from .store import Store
 
 IMAGES_PER_CLASS = 8
 IPC = 3
@@ -126,6 +127,28 @@ def check_determinism(subject: Subject) -> None:
     assert run.stdout.split()[-1] == first, f"{subject.name}: the same seed gave another set in another process"
 
 
+def check_prepared(subject: Subject) -> None:
+    """Prepared group by group, in any order, the set is that of a method that was not prepared, and finds its images.
+
+    Only where the method prepares anything.
+    """
+    from .distiller import Distiller
+    from .store import Store
+
+    if type(subject.make()).prepare is Distiller.prepare:
+        return
+    expected = subject.make().distill(_in_groups(subject), IPC).hash
+    with tempfile.TemporaryDirectory() as folder:
+        context = _in_groups(subject, Store(folder))
+        for classes in reversed(context.class_groups(IPC)):
+            subject.make().prepare(context, IPC, classes)
+        prepared = set(Path(folder).glob("images/*/manifest.json"))
+        made = subject.make().distill(_in_groups(subject, Store(folder)), IPC)
+        again = set(Path(folder).glob("images/*/manifest.json")) - prepared
+        assert made.hash == expected, f"{subject.name}: the prepared set is not the one made without prepare"
+        assert not again, f"{subject.name}: distill made images that prepare had not made"
+
+
 def check_round_trip(subject: Subject) -> None:
     """The set is saved and read without loss, its provenance included."""
     from .distilled_set import DistilledSet
@@ -159,6 +182,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_cluster_counts,
     check_picks_real_images,
     check_determinism,
+    check_prepared,
     check_round_trip,
     check_errors,
 )
@@ -172,6 +196,17 @@ def small_context(with_prior: bool) -> DistillContext:
 
     data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)
     return DistillContext(data, untrained_prior() if with_prior else None)
+
+
+def _in_groups(subject: Subject, store: Store | None = None) -> DistillContext:
+    """Return the small context with its classes in several groups, as a large dataset has them."""
+    from .distiller import DistillContext
+
+    class InGroups(DistillContext):
+        generation_group = 4 * IPC
+
+    small = subject.context()
+    return InGroups(small.data, small.prior, store)
 
 
 def untrained_prior() -> Prior:

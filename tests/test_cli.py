@@ -87,6 +87,10 @@ def test_evaluate_in_python_says_what_it_used(tmp_path):
         (["distill", "random", "out", "--ipc", "1", "--data-option", "image_sise=8"], "did you mean 'image_size'"),
         (["evaluate", "nowhere"], "there is no folder nowhere"),
         (["sweep", "quikstart"], "did you mean 'quickstart'"),
+        (["plan", "quikstart"], "did you mean 'quickstart'"),
+        (["plan", "imagenette_dit", "--device", "h200", "--set", "dataset.root=nowhere"], "the folder nowhere"),
+        (["plan", "quickstart", "--device", "h20"], "did you mean 'h200'"),
+        (["plan", "quickstart", "--disk", "much"], "'much' is no size"),
         (["report", "nowhere"], "nowhere"),
         (["train-prior", "out", "--recipe", "digitz"], "digits"),
         (["list", "--plugin", "nowhere.py"], "does not exist"),
@@ -114,3 +118,23 @@ def test_set_on_disk_carries_its_provenance(tmp_path):
     about = json.loads((tmp_path / "set" / "provenance.json").read_text())["provenance"]
     assert (about["method"], about["ipc"], about["seed"], about["dataset"]) == ("random", 2, 5, "digits")
     assert torch.equal(DistilledSet.load(tmp_path / "set").labels, torch.arange(10).repeat_interleave(2))
+
+
+def test_plan_says_what_a_sweep_costs_before_anything_runs(tmp_path):
+    run = ddoq("plan", "quickstart", "--set", f"output={tmp_path / 'run'}", "--format", "json")
+    assert run.returncode == 0, run.stderr
+    plan = json.loads(run.stdout)
+    assert plan["rows"] == 384 and plan["hours"] > 0 and plan["refused"] == []
+    assert [stage["stage"] for stage in plan["stages"]][:2] == ["check", "train prior"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_shows_the_table_and_refuses_with_each_reason_and_its_mend():
+    asked = ["plan", "imagenet1k_sd15", "--assume-dataset", "--device", "a100", "--disk", "1TB", "--format", "md"]
+    run = ddoq(*asked)
+    assert run.returncode == 2
+    assert "| train |" in run.stdout and "| total |" in run.stdout
+    reasons = run.stderr.strip().splitlines()
+    assert len(reasons) == 3 and all(reason.startswith("error: ") for reason in reasons), reasons
+    assert "--set teacher.weights=" in reasons[0] and "80 GB" in reasons[1] and "set store: to a larger" in reasons[2]
+    assert ddoq("plan", "imagenet1k_dit", *asked[2:5], "--assume-weights", "--disk", "9TB").returncode == 0

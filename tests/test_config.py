@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ddoq_plugin.config import SweepConfig, load_config, packaged_configs
+from ddoq_plugin.config import StageResources, SweepConfig, load_config, packaged_configs
 from ddoq_plugin.errors import ConfigError, UnknownNameError
 from ddoq_plugin.sweeps.grid import make_grid, row_key
 
@@ -49,6 +49,11 @@ def test_short_forms(tmp_path):
         ("seeds: 3", "seeds: 3\nseeds: 4", 14, "'seeds' is given twice"),
         ("seeds: 3", "seeds: [", 14, "not valid YAML"),
         ("protocol: soft_stored_short\n", "", 1, "'protocol' is missing"),
+        ("seeds: 3", "seeds: 3\nresources:\n  stages:\n    encod: {cpus: 1}", 16, "did you mean 'encode'"),
+        ("seeds: 3", "seeds: 3\nresources:\n  stages:\n    encode: {cpu: 1}", 16, "'resources.stages.encode.cpu'"),
+        ("seeds: 3", "seeds: 3\nresources:\n  stages:\n    train: {gpus: -1}", 16, "greater than or equal to 0"),
+        ("seeds: 3", "seeds: 3\nresources: {gpus: 1.5}", 14, "a whole number of GPUs"),
+        ("seeds: 3", "seeds: 3\nresources:\n  stages:\n    label: {memory_gb: 0}", 16, "stages.label.memory_gb"),
     ],
 )
 def test_errors_name_file_line_key_and_mend(tmp_path, old, new, line, message):
@@ -56,6 +61,15 @@ def test_errors_name_file_line_key_and_mend(tmp_path, old, new, line, message):
         config_of(tmp_path, TEXT.replace(old, new))
     assert f"sweep.yaml:{line}: " in str(caught.value), caught.value
     assert message in str(caught.value), caught.value
+
+
+def test_resources_of_a_stage_fall_back_on_the_common_ones(tmp_path):
+    stages = {"encode": {"cpus": 4, "gpus": 0.25}, "quantise": {"gpus": 0, "memory_gb": 8}}
+    resources = config_of(tmp_path, resources={"cpus": 2, "gpus": 1, "memory_gb": 3, "stages": stages}).resources
+    assert resources.of("encode") == StageResources(cpus=4, gpus=0.25, memory_gb=3)
+    assert resources.of("quantise") == StageResources(cpus=2, gpus=0, memory_gb=8)
+    for stage in ("generate", "label", "train"):
+        assert resources.of(stage) == StageResources(cpus=2, gpus=1, memory_gb=3)
 
 
 def test_overrides_reach_inside(tmp_path):

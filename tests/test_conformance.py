@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from ddoq_plugin import Distiller
 from ddoq_plugin.registry import DISTILLERS
-from ddoq_plugin.testing import CHECKS, Subject, check_distiller, registered, small_context
+from ddoq_plugin.testing import CHECKS, Subject, check_distiller, check_prepared, registered, small_context
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "outside_package"
 
@@ -36,6 +37,30 @@ class Breaks(Distiller):
         images, weights = self.change(images, torch.ones(len(images)))
         labels = torch.arange(context.num_classes).repeat_interleave(ipc)
         return context.finish(self, images, labels, ipc=ipc, clusters=None, seed=seed, weights=weights)
+
+
+class Forgets(Breaks):
+    """Makes another set once it was prepared."""
+
+    def prepare(self, context, ipc, classes, *, clusters=None, seed=0):
+        context.store.get("prepared", {}, lambda folder: None)
+
+    def change(self, images, weights):
+        return images, weights
+
+    def distill(self, context, ipc, *, clusters=None, seed=0):
+        prepared = context.store is not None and context.store.find("prepared", {}) is not None
+        made = super().distill(context, ipc, clusters=clusters, seed=seed)
+        return dataclasses.replace(made, images=made.images.flip(3)) if prepared else made
+
+
+def test_a_prepare_that_changes_the_set_is_found():
+    DISTILLERS.register("forgets", Forgets)
+    try:
+        with pytest.raises(AssertionError, match="the prepared set is not the one made without"):
+            check_prepared(Subject("forgets"))
+    finally:
+        del DISTILLERS._entries["forgets"]
 
 
 def invent(self, images, weights):

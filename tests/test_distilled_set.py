@@ -151,6 +151,21 @@ def test_damaged_set_is_an_error(tmp_path):
         make_set().save(folder)
 
 
+def test_verified_files_are_not_read_again_for_the_hash(tmp_path, monkeypatch):
+    made = make_set()
+    folder = made.save(tmp_path / "set")
+    monkeypatch.setattr("ddoq_plugin.distilled_set.hash_tensors", lambda *tensors: pytest.fail("read again"))
+    read = DistilledSet.load(folder, verified=True)
+    assert (read.hash, read.image_hash) == (made.hash, made.image_hash)
+
+
+def test_many_images_of_another_method_lie_in_a_file(tmp_path, monkeypatch):
+    write_images(tmp_path, ["cat", "dog"])
+    expected = DistilledSet.load(tmp_path)
+    monkeypatch.setattr("ddoq_plugin.tensor_files.IN_MEMORY", 0)
+    assert DistilledSet.load(tmp_path).hash == expected.hash
+
+
 def test_set_of_another_dataset_is_refused(tmp_path):
     folder = make_set().save(tmp_path / "set")
     with pytest.raises(DataError, match="not those of the dataset"):

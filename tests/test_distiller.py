@@ -101,8 +101,9 @@ def test_medoids_are_the_nearest_real_images(context):
         images, latents = context.images(class_id), context.latents(class_id).flatten(1)
         for picked, cluster in zip(made.images[made.labels == class_id], range(4), strict=True):
             cell = torch.nonzero(book.assignment == cluster).flatten()
-            nearest = cell[torch.cdist(latents[cell], book.centroids[cluster][None]).argmin()]
-            assert torch.equal(picked, images[nearest])
+            distances = torch.cdist(latents[cell].double(), book.centroids[cluster][None].double()).flatten()
+            nearest = cell[distances <= distances.min() + 1e-5]  # both samples of a cell of two are
+            assert any(torch.equal(picked, images[index]) for index in nearest)
 
 
 def test_random_selection_is_nested_in_nothing_but_its_seed(context):
@@ -132,8 +133,11 @@ def test_cost_is_that_of_making_whoever_made_it(data, tmp_path):
     first, second = (DistillContext(data, prior, Store(tmp_path)) for _ in range(2))
     for context in (first, second):
         ddoq().distill(context, 5)
-    assert set(first.cost()) == {"latents", "codebooks", "images"} and min(first.cost().values()) > 0
-    assert second.cost() == pytest.approx(first.cost())
+    made = first.cost()
+    assert {kind: cost.images for kind, cost in made.items()} == {"latents": 300, "codebooks": 300, "images": 50}
+    for cost in made.values():
+        assert cost.seconds > 0 and cost.peak_memory_mb > 0 and cost.device == "cpu"
+    assert second.cost() == made
     second.reset_cost()
     assert second.cost() == {}
 

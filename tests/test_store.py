@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
 
+from ddoq_plugin.cost import Cost
 from ddoq_plugin.errors import StoreError
-from ddoq_plugin.store import Store, hash_key, hash_tensors, write_atomic
+from ddoq_plugin.store import Store, cost_of, hash_key, hash_tensors, seconds_of, write_atomic
 
 
 def maker(text, calls):
@@ -105,6 +107,30 @@ def test_unwritable_store_says_so(tmp_path):
 def test_manifest_holds_the_key(tmp_path):
     path = Store(tmp_path).get("things", {"a": 1}, maker("x", []))
     assert json.loads((path / "manifest.json").read_text())["key"] == {"a": 1}
+
+
+def test_what_it_cost_is_kept(tmp_path):
+    store = Store(tmp_path)
+    told = Cost(2.5, 7, "NVIDIA H200", 100.0)
+    for name, returned, expected in (("cost", told, told), ("seconds", 1.5, Cost(1.5))):
+        path = store.get("things", {"a": name}, lambda folder, returned=returned: returned)
+        assert cost_of(path) == expected and seconds_of(path) == expected.seconds
+    measured = store.get("things", {"a": "measured"}, lambda folder: time.sleep(0.01))
+    assert 0.01 <= cost_of(measured).seconds < 5 and cost_of(measured).images is None
+
+
+def test_manifests_from_before_there_were_costs_are_read(tmp_path):
+    path = Store(tmp_path).get("things", {"a": 1}, maker("x", []))
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["cost"]
+    (path / "manifest.json").write_text(json.dumps(manifest | {"seconds": 3}))
+    assert cost_of(path) == Cost(3.0)
+
+
+def test_costs_add_up():
+    parts = [Cost(1.0, 2, "cpu", 30.0), Cost(2.0, None, "NVIDIA H200", None), Cost(3.0, 5, "cpu", 20.0)]
+    assert Cost.total(parts) == Cost(6.0, 7, "NVIDIA H200+cpu", 30.0)
+    assert Cost.total([]) == Cost(0.0, None, None, None)
 
 
 def test_hashes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller
@@ -22,6 +23,13 @@ class KMedoids(Distiller):
     def codebook_options(self) -> CodebookOptions:
         return self.config
 
+    def prepare(
+        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
+    ) -> None:
+        for class_id in context.check_group(classes, ipc):
+            context.codebook(class_id, clusters or ipc, seed, self.config)
+            context.encode(class_id, self.config.measured())
+
     def distill(
         self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
     ) -> DistilledSet:
@@ -31,17 +39,17 @@ class KMedoids(Distiller):
 
         self.check(context, ipc, clusters)
         clusters = clusters or ipc
-        images, distances = [], []
+        images, distances = context.empty_images(context.num_classes * ipc), []
         for class_id in range(context.num_classes):
             latents = context.latents(class_id, self.config).flatten(1)
             book = context.codebook(class_id, clusters, seed, self.config)
             allocation = allocate(latents, book, ipc, seed=seed, name=context.class_names[class_id])
             chosen = nearest_samples(latents, allocation)
-            images.append(context.images(class_id)[chosen])
-            mode = self.config.model_copy(update={"encoding": "mode"})
+            images[class_id * ipc : (class_id + 1) * ipc] = context.images(class_id, chosen)
+            mode = self.config.measured()
             distances.append(context.w2(class_id, context.latents(class_id, mode).flatten(1)[chosen], mode))
         w2 = sum(distances) / len(distances)
         labels = torch.arange(context.num_classes).repeat_interleave(ipc)
         stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": self.config.space}
-        return context.finish(self, torch.cat(images), labels, ipc=ipc, clusters=clusters, seed=seed, stats=stats)
+        return context.finish(self, images, labels, ipc=ipc, clusters=clusters, seed=seed, stats=stats)
 

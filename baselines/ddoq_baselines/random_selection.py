@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ddoq_plugin.distiller import DistillContext, Distiller
@@ -17,19 +18,25 @@ class RandomSelection(Distiller):
     name = "random"
     makes_images = False
 
+    def prepare(
+        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
+    ) -> None:
+        for class_id in context.check_group(classes, ipc):
+            context.encode(class_id)  # W2 is measured in the latents
+
     def distill(
         self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
     ) -> DistilledSet:
         import torch
 
         self.check(context, ipc, None)
-        images, distances = [], []
+        images, distances = context.empty_images(context.num_classes * ipc), []
         for class_id in range(context.num_classes):
             count = len(context.data.train.class_indices(class_id))
             chosen = torch.randperm(count, generator=generator("random selection", seed, class_id))[:ipc]
-            images.append(context.images(class_id)[chosen])
+            images[class_id * ipc : (class_id + 1) * ipc] = context.images(class_id, chosen)
             distances.append(context.w2(class_id, context.latents(class_id).flatten(1)[chosen]))
         w2 = sum(distances) / len(distances)
         labels = torch.arange(context.num_classes).repeat_interleave(ipc)
         stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": "latent"}
-        return context.finish(self, torch.cat(images), labels, ipc=ipc, clusters=None, seed=seed, stats=stats)
+        return context.finish(self, images, labels, ipc=ipc, clusters=None, seed=seed, stats=stats)

@@ -28,6 +28,7 @@ class Split(ABC):
 
     labels: Tensor
     image_size: int
+    _by_class: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,12 +49,18 @@ class Split(ABC):
         """Return a hex hash of labels and contents, the same in every process."""
 
     @abstractmethod
-    def check(self, *, progress: bool = True) -> None:
-        """Raise DataError naming the first image that cannot be read."""
+    def check(self, indices: Sequence[int] | Tensor | None = None, *, progress: bool = True) -> None:
+        """Raise DataError naming the first image, of those at ``indices`` (None: all), that cannot be read."""
+
+    def check_class(self, c: int) -> None:
+        """Raise DataError naming the first image of class ``c`` that cannot be read."""
+        self.check(self.class_indices(c), progress=False)
 
     def class_indices(self, c: int) -> Tensor:
         """Return int64 [n_c]: the indices of class ``c``, ascending."""
-        return torch.nonzero(self.labels == c).flatten()
+        if self._by_class is None:
+            self._by_class = rows_by_class(self.labels)
+        return self._by_class[c] if 0 <= c < len(self._by_class) else torch.empty(0, dtype=torch.int64)
 
     def batches(
         self, batch_size: int, indices: Sequence[int] | Tensor | None = None
@@ -100,7 +107,7 @@ class ArraySplit(Split):
             found.update(labels.numpy().data)
         return found.hexdigest()
 
-    def check(self, *, progress: bool = True) -> None:
+    def check(self, indices: Sequence[int] | Tensor | None = None, *, progress: bool = True) -> None:
         """Arrays are validated when they are made; there is nothing left that could be corrupt."""
 
 
@@ -152,3 +159,14 @@ class ImageData:
         """
         for part in (self.train, self.val, self.test):
             part.check(progress=progress)
+
+    def check_class(self, c: int) -> None:
+        """Read every image file of class ``c`` in all splits; :meth:`check` for many processes, a class each."""
+        for part in (self.train, self.val, self.test):
+            part.check_class(c)
+
+
+def rows_by_class(labels: Tensor, classes: int = 0) -> tuple[Tensor, ...]:
+    """Return for each class, as many as there are labels and at least ``classes``, the int64 indices, ascending."""
+    counts = torch.bincount(labels, minlength=classes)
+    return torch.argsort(labels, stable=True).split(counts.tolist())

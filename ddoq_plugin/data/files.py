@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,12 @@ from torch import Tensor
 from ..errors import DataError
 from ..progress import bar
 from .base import Split
+from .file_index import FileIndex, ImageFile
 from .transforms import check_image_size, check_resize, decode_image, verify_image
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # as torchvision
 THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the interpreter lock while it decodes
 MEMORY_SHARE = 0.8  # of the machine's memory that one request for images may fill
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """One image file: path relative to the dataset's root, with forward slashes, and size in bytes."""
-
-    path: str
-    size: int
 
 
 def list_images(folder: Path, root: Path) -> list[ImageFile]:
@@ -49,7 +41,8 @@ def list_images(folder: Path, root: Path) -> list[ImageFile]:
 class FolderSplit(Split):
     """A split of image files.
 
-    Memory holds the paths, and the images of one request: uint8, 3 * size * size bytes each.
+    Memory holds the index of the files, and the images of one request: uint8, 3 * size * size bytes each. A pickled
+    split is its index, so that a folder of a million files is listed by one process and not by every one.
 
     Args:
         root: the folder that the files' paths are relative to.
@@ -63,13 +56,14 @@ class FolderSplit(Split):
     """
 
     def __init__(
-        self, root: Path, files: Sequence[ImageFile], labels: Tensor, image_size: int, resize: str = "crop"
+        self, root: Path, files: Iterable[ImageFile], labels: Tensor, image_size: int, resize: str = "crop"
     ) -> None:
         check_resize(resize)
         check_image_size(image_size)
-        if len(files) != len(labels):
-            raise DataError(f"{len(files)} image files but {len(labels)} labels; give one label per file")
-        self.root, self.files, self.resize = Path(root), tuple(files), resize
+        self.root, self.resize = Path(root), resize
+        self.files = files if isinstance(files, FileIndex) else FileIndex.of(files)
+        if len(self.files) != len(labels):
+            raise DataError(f"{len(self.files)} image files but {len(labels)} labels; give one label per file")
         self.labels, self.image_size = labels.to(torch.int64), image_size
 
     def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
@@ -80,7 +74,8 @@ class FolderSplit(Split):
         """
         rows = range(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).tolist()
         self._check_memory(len(rows))
-        out = torch.empty((len(rows), 3, self.image_size, self.image_size), dtype=torch.uint8)
+        with torch.inference_mode(False):  # the mode is one thread's own: others may not fill an inference tensor
+            out = torch.empty((len(rows), 3, self.image_size, self.image_size), dtype=torch.uint8)
 
         def fill(place: int) -> None:
             pixels = decode_image(self.root / self.files[rows[place]].path, self.image_size, self.resize)
@@ -91,10 +86,8 @@ class FolderSplit(Split):
 
     def subset(self, indices: Sequence[int] | Tensor, labels: Tensor | None = None) -> FolderSplit:
         chosen = torch.as_tensor(indices, dtype=torch.int64)
-        files = [self.files[row] for row in chosen.tolist()]
-        return FolderSplit(
-            self.root, files, self.labels[chosen] if labels is None else labels, self.image_size, self.resize
-        )
+        kept = self.labels[chosen] if labels is None else labels
+        return FolderSplit(self.root, self.files.take(chosen), kept, self.image_size, self.resize)
 
     def digest(self) -> str:
         """Return a hash of relative paths, file sizes, labels, image size and resize mode; no file is opened."""
@@ -103,9 +96,10 @@ class FolderSplit(Split):
             found.update(f"{file.path}\0{file.size}\0{label}\n".encode())
         return found.hexdigest()
 
-    def check(self, *, progress: bool = True) -> None:
+    def check(self, indices: Sequence[int] | Tensor | None = None, *, progress: bool = True) -> None:
         """Decode every file once, JPEGs at reduced scale; raise DataError naming the first that is damaged."""
-        _in_threads(lambda file: verify_image(self.root / file.path), self.files, show=progress)
+        rows = range(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).tolist()
+        _in_threads(lambda row: verify_image(self.root / self.files[row].path), rows, show=progress)
 
     def _check_memory(self, count: int) -> None:
         needed, total = count * 3 * self.image_size**2, psutil.virtual_memory().total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from PIL import Image
 
 from ..errors import DataError
 from .base import ImageData
-from .files import FolderSplit, ImageFile, list_images
+from .file_index import FileIndex, ImageFile
+from .files import FolderSplit, list_images
 from .imagenet_classes import SUBSETS, imagenet_names, readable_names
 from .splitting import make_image_data, resolve_classes, stratified_cut
 from .transforms import check_resize, damaged
@@ -145,17 +146,22 @@ def class_split(name: str, root: Path, folders: Sequence[Path], image_size: int,
     Raises:
         DataError: a folder is missing or has no image.
     """
-    files: list[ImageFile] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        if not folder.is_dir():
-            raise DataError(f"the dataset {name} expects the folder {folder}, one folder per class; it does not exist")
-        found = list_images(folder, root)
-        if not found:
-            raise DataError(f"the class folder {folder} of {name} has no image; add images or remove the folder")
-        files += found
-        labels += [label] * len(found)
-    return FolderSplit(root, files, torch.tensor(labels, dtype=torch.int64), image_size, resize)
+    counts: list[int] = []
+
+    def listed() -> Iterator[ImageFile]:
+        for folder in folders:
+            if not folder.is_dir():
+                message = f"the dataset {name} expects the folder {folder}, one folder per class; it does not exist"
+                raise DataError(message)
+            found = list_images(folder, root)
+            if not found:
+                raise DataError(f"the class folder {folder} of {name} has no image; add images or remove the folder")
+            counts.append(len(found))
+            yield from found
+
+    files = FileIndex.of(listed())
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    return FolderSplit(root, files, labels, image_size, resize)
 
 
 def _own_size(base: Path, names: Sequence[str]) -> tuple[int, list[str]]:

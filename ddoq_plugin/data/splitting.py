@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import DataError, nearest
 from ..seeding import numpy_rng
-from .base import ImageData, Split
+from .base import ImageData, Split, rows_by_class
 
 
 def stratified_cut(
@@ -37,8 +37,7 @@ def stratified_cut(
     if not 0 < fraction < 1:
         raise DataError(f"the {purpose} fraction must lie between 0 and 1, not {fraction}")
     kept, cut = [], []
-    for index, name in enumerate(class_names):
-        rows = torch.nonzero(labels == index).flatten()
+    for name, rows in zip(class_names, rows_by_class(labels, len(class_names)), strict=True):
         count = min(max(1, round(fraction * len(rows))), len(rows) - 1) if len(rows) > 1 else 0
         order = torch.from_numpy(numpy_rng("cut", purpose, name).permutation(len(rows)))
         cut.append(rows[order[:count]])
@@ -51,8 +50,7 @@ def limit_indices(labels: Tensor, class_names: Sequence[str], limit: int) -> Ten
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise DataError(f"limit_per_class={limit!r} must be a positive number of images")
     kept = []
-    for index, name in enumerate(class_names):
-        rows = torch.nonzero(labels == index).flatten()
+    for name, rows in zip(class_names, rows_by_class(labels, len(class_names)), strict=True):
         kept.append(rows[torch.from_numpy(numpy_rng("limit", name).permutation(len(rows))[:limit])])
     return torch.cat(kept).sort().values
 
@@ -132,7 +130,7 @@ def make_image_data(
     if limit_per_class is not None:
         splits["train"] = splits["train"].subset(limit_indices(splits["train"].labels, streams, limit_per_class))
     train, val, test = splits["train"], splits["val"], splits["test"]
-    lonely = [names[c] for c in range(len(names)) if not bool((val.labels == c).any())]
+    lonely = [names[c] for c, count in enumerate(torch.bincount(val.labels, minlength=len(names))) if count == 0]
     said = [*notes, *([f"no validation image of {', '.join(lonely)}"] if lonely else [])]
     return ImageData(
         name=name,

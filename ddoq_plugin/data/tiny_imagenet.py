@@ -10,7 +10,8 @@ import torch
 
 from ..errors import DataError
 from .base import ImageData
-from .files import FolderSplit, ImageFile, list_images
+from .file_index import ImageFile
+from .files import FolderSplit, list_images
 from .folders import class_split, existing_folder, subfolders
 from .splitting import make_image_data
 from .transforms import check_resize

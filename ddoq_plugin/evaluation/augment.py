@@ -65,15 +65,27 @@ def affine_maps(params: CropParams) -> Tensor:
 
 
 def cut(images: Tensor, maps: Tensor, size: int, *, black: Tensor | None = None) -> Tensor:
-    """Return float [B, 3, size, size]: ``images`` [B, 3, H, W] seen through the affine ``maps`` [B, 2, 3], bilinearly.
+    """Return float [B, 3, size, size]: ``images`` [B, 3, H, W] seen through ``affine_maps`` [B, 2, 3], bilinearly.
 
     What lies outside an image is ``black`` (float [1, 3, 1, 1], the value of a black pixel in the images' units)
     where it is given, as after zero padding, and otherwise the nearest edge pixel.
     """
-    grid = F.affine_grid(maps, [len(images), 3, size, size], align_corners=False)
+    grid = _grid(maps, size)
     if black is None:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return F.grid_sample(images - black, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + black
+
+
+def _grid(maps: Tensor, size: int) -> Tensor:
+    """Return the coordinates [B, size, size, 2] at which ``cut`` reads.
+
+    Maps that cut and mirror treat rows and columns apart, which makes this several times faster than ``affine_grid``.
+    """
+    centres = (torch.arange(size, device=maps.device, dtype=maps.dtype) * 2 + 1) / size - 1
+    columns = maps[:, 0, :1] * centres + maps[:, 0, 2:]
+    rows = maps[:, 1, 1:2] * centres + maps[:, 1, 2:]
+    shape = (len(maps), size, size)
+    return torch.stack([columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)], dim=-1)
 
 
 def apply(images: Tensor, params: CropParams, size: int | None = None, *, black: Tensor | None = None) -> Tensor:

@@ -102,14 +102,11 @@ class StudentNumbers(_Part):
 
 
 class Execution(_Part):
-    """How the same mathematics is run. The defaults are plain float32; anything else changes the last bits.
+    """How the same mathematics is run; see :func:`~ddoq_plugin.evaluation.execution.resolve` for ``auto``."""
 
-    ``memory_format`` auto takes channels_last for the students registered as faster in it.
-    """
-
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
-    compile: bool = False
+    compile: Literal["auto"] | bool = "auto"
 
 
 class Protocol(_Part):
@@ -121,7 +118,8 @@ class Protocol(_Part):
 
     Exactly one of ``epochs`` and ``steps`` is given. ``batch_size`` is capped at the number of images and doubled from
     ``double_batch_from_classes`` classes on. ``image_size`` None means the data's own. ``normalisation`` is
-    ``imagenet`` (mean and std of ImageNet), ``dataset`` (measured on the train split) or ``none``.
+    ``imagenet`` (mean and std of ImageNet), ``dataset`` (measured on the train split) or ``none``. ``stored_top_k``
+    keeps that many logits of each stored soft label (:mod:`ddoq_plugin.evaluation.pruning`); None keeps all.
     """
 
     name: str
@@ -140,6 +138,7 @@ class Protocol(_Part):
     mixing: Mixing = Mixing()
     normalisation: Literal["imagenet", "dataset", "none"] = "dataset"
     image_size: int | None = Field(None, gt=0)
+    stored_top_k: int | None = Field(None, gt=0)
     scoring: Scoring = Scoring()
     students: dict[str, StudentNumbers] = {}
     execution: Execution = Execution()
@@ -156,6 +155,8 @@ class Protocol(_Part):
         for value in (self.batch_size, self.epochs, *(numbers.epochs for numbers in self.students.values())):
             if isinstance(value, dict) and MORE not in value:
                 raise ValueError(f"a number by IPC needs a last entry called {MORE!r}")
+        if self.stored_top_k is not None and self.label_mode != "soft_stored":
+            raise ValueError("'stored_top_k' is for label_mode 'soft_stored'")
         if (self.label_mode == "hard") != (self.loss.name == "cross_entropy"):
             raise ValueError(f"label_mode {self.label_mode!r} does not go with loss {self.loss.name!r}")
         return self

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.base import Split
+from .execution import Running, forward
 from .inputs import Normaliser, centre_crop
-from .protocol import Execution, Scoring
+from .protocol import Scoring
 
 
 @dataclass(frozen=True)
@@ -20,16 +21,6 @@ class Scores:
     top5: float
 
 
-def forward(model: nn.Module, images: Tensor, execution: Execution, last: bool) -> Tensor:
-    """Return float32 logits of normalised ``images``; ``last`` puts the batch in the channels-last format."""
-    if last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    if execution.precision == "bf16":
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return model(images).float()
-    return model(images)
-
-
 @torch.inference_mode()
 def score(
     model: nn.Module,
@@ -38,17 +29,16 @@ def score(
     normaliser: Normaliser,
     image_size: int,
     scoring: Scoring,
-    execution: Execution | None = None,
-    last: bool = False,
+    running: Running | None = None,
     device: str | torch.device = "cpu",
 ) -> Scores:
     """Return the accuracy of ``model`` (in eval mode for the time) on ``split``."""
-    was_training, execution = model.training, execution or Execution()
+    was_training, running = model.training, running or Running()
     model.eval()
     hits1 = hits5 = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in split.batches(scoring.batch_size):
         batch = normaliser(centre_crop(images, scoring.resize, image_size).to(device))
-        logits, target = forward(model, batch, execution, last), labels.to(device)[:, None]
+        logits, target = forward(model, batch, running), labels.to(device)[:, None]
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == target
         hits1, hits5 = hits1 + ranked[:, 0].sum(), hits5 + ranked.sum()
     model.train(was_training)

@@ -25,6 +25,7 @@ from .inputs import Inputs, source_size
 from .mixing import MixParams
 from .plan import PAGE_STEPS, BatchPlan, Page
 from .protocol import Protocol
+from .pruning import prune, restore
 from .teachers import Teacher
 
 CARD = "bank.json"
@@ -38,7 +39,8 @@ class SoftLabelBank:
 
     card: what the bank was made from (JSON-able). shards: consecutive parts of whole pages, each a dict of tensors
     with T steps and B images: indices int32 [T, B], boxes float32 [T, B, 4], flips bool [T, B], logits float16 [T, B,
-    C] and, where the protocol mixes, partners int32 [T, B], lam float32 [T], mix_boxes int32 [T, 4].
+    C] and, where the protocol mixes, partners int32 [T, B], lam float32 [T], mix_boxes int32 [T, 4]. With a protocol's
+    ``stored_top_k`` k the logits are [T, B, k], with classes [T, B, k] and rest [T, B] (:mod:`.pruning`).
     """
 
     def __init__(self, card: dict[str, Any], shards: list[dict[str, Tensor]]) -> None:
@@ -59,8 +61,13 @@ class SoftLabelBank:
         return Page(part["indices"].long(), CropParams(part["boxes"], part["flips"]), mixes)
 
     def logits(self, number: int) -> Tensor:
-        """Return the teacher's logits of page ``number``, float16 [PAGE_STEPS, B, C]."""
-        return self._part(number)["logits"]
+        """Return the teacher's logits of page ``number``, float16 [PAGE_STEPS, B, C]: a view of the mapped file, or
+        put together from what is left of them where they were pruned.
+        """
+        part = self._part(number)
+        if "rest" not in part:
+            return part["logits"]
+        return restore(part["logits"], part["classes"], part["rest"], len(self.card["class_names"]))
 
     def _part(self, number: int) -> dict[str, Tensor]:
         shard, start = self._pages[number]
@@ -113,6 +120,7 @@ def bank_key(
         "image_size": protocol.image_size,
         "resize": protocol.scoring.resize,
         "batch_size": numbers.batch_size,
+        "pruning": _pruning(protocol),
         "steps": whole_pages(steps),
         "seed": seed,
     }
@@ -181,10 +189,17 @@ def _card_of_set(images: Tensor, protocol: Protocol, image_size: int, batch_size
         "number_of_images": len(images),
         "image_size": image_size,
         "batch_size": batch_size,
+        "pruning": _pruning(protocol),
         "resize": protocol.scoring.resize,
         "augmentation": protocol.augmentation.model_dump(mode="json"),
         "mixing": protocol.mixing.model_dump(mode="json"),
     }
+
+
+def _pruning(protocol: Protocol) -> dict[str, float] | None:
+    """Return what determines how labels are pruned; the temperature is that of the loss they are kept for."""
+    k = protocol.stored_top_k
+    return None if k is None else {"top_k": k, "temperature": protocol.loss.temperature}
 
 
 def _shards(
@@ -211,13 +226,17 @@ def _shards(
         seed=derive_seed("soft-label-bank", card["seed"]),
     )
     pages = card["steps"] // PAGE_STEPS
-    per_shard = max(1, SHARD_BYTES // (2 * PAGE_STEPS * batch_size * teacher.num_classes))
+    k = protocol.stored_top_k
+    bytes_an_image = 2 * teacher.num_classes if k is None else 4 * k + 2
+    per_shard = max(1, SHARD_BYTES // (PAGE_STEPS * batch_size * bytes_an_image))
     with bar(card["steps"], "soft labels", show=progress) as shown:
         for first in range(0, pages, per_shard):
             parts = []
             for number in range(first, min(first + per_shard, pages)):
                 page = plan.page(number)
-                parts.append({**_stored(page), "logits": _label_page(page, inputs, teacher)})
+                logits = _label_page(page, inputs, teacher)
+                pruned = {"logits": logits.half()} if k is None else prune(logits, k, protocol.loss.temperature)
+                parts.append({**_stored(page), **pruned})
                 shown.update(PAGE_STEPS)
             yield {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -231,9 +250,9 @@ def _label_page(page: Page, inputs: Inputs, teacher: Teacher) -> Tensor:
     for start in range(0, steps, group):
         joined = torch.cat([batches.images(step) for step in range(start, min(start + group, steps))])
         # a batch larger than the teacher's is cut: memory, not the logits, depends on it
-        rows += [teacher.label(chunk, inputs.normaliser).half().cpu() for chunk in joined.split(TEACHER_BATCH)]
+        rows += [teacher.label(chunk, inputs.normaliser).cpu() for chunk in joined.split(TEACHER_BATCH)]
     logits = torch.cat(rows).view(steps, batch_size, -1)
-    if not torch.isfinite(logits).all():
+    if not torch.isfinite(logits.half()).all():
         raise EvaluationError(
             f"the teacher {teacher.name!r} gives logits that are not finite in float16; train it again"
         )

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from ..data.base import ImageData
 from ..errors import EvaluationError
 from ..store import hash_key, hash_tensors
+from .execution import Running, arranged, forward, resolve
 from .inputs import Normaliser
 from .protocol import Execution, Protocol, Scoring
-from .scoring import forward, score
-from .students.build import build_student, channels_last
+from .scoring import score
+from .students.build import build_student
 
 WEIGHTS, CARD = "model.safetensors", "teacher.json"
 
@@ -43,8 +44,7 @@ class Teacher:
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
-        if channels_last(self.name):
-            self.model.to(memory_format=torch.channels_last)
+        arranged(self.model, self.running)
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +54,11 @@ class Teacher:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def running(self) -> Running:
+        """How it is run: labels are what every training builds on, so in float32."""
+        return resolve(Execution(precision="float32"), self.name, self.device)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -100,7 +105,7 @@ class Teacher:
         """Return float32 logits of a batch on the teacher's device that is normalised by ``normaliser``."""
         if normaliser != self.normaliser:
             images = self.normaliser(normaliser.undo(images))
-        return forward(self.model, images, Execution(), channels_last(self.name))
+        return forward(self.model, images, self.running)
 
     def save(self, folder: str | Path) -> Path:
         """Write weights (safetensors) and card (JSON) into ``folder`` and return it."""
@@ -182,7 +187,7 @@ def train_teacher(
         normaliser=normaliser,
         image_size=size,
         scoring=protocol.scoring,
-        last=channels_last(student),
+        running=result.running,
         device=device,
     )
     return Teacher(
@@ -196,15 +201,19 @@ def pretrained_teacher(
     data: ImageData,
     *,
     normalisation: str = "imagenet",
+    image_size: int | None = None,
+    scoring: Scoring | None = None,
     device: str | torch.device = "cpu",
 ) -> Teacher:
     """Return a teacher from a file of weights (a state dict, .pt or .safetensors) for a student's name.
 
+    It sees ``image_size`` pixels (None: the data's own) and is scored as ``scoring`` says.
+
     Its outputs must stand for the classes of ``data`` in order; its accuracy on both splits is measured and kept, so
     that a wrong order shows. Raises EvaluationError where the file does not fit the architecture.
     """
-    path = Path(weights)
-    model = build_student(name, data.num_classes, data.image_size, seed=0)
+    path, size = Path(weights), image_size or data.image_size
+    model = build_student(name, data.num_classes, size, seed=0)
     try:
         model.load_state_dict(_read_state(path))
     except (OSError, RuntimeError, ValueError) as problem:
@@ -215,7 +224,7 @@ def pretrained_teacher(
     model.to(device)
     top1 = {
         part: score(
-            model, data.split(part), normaliser=normaliser, image_size=data.image_size, scoring=Scoring(), device=device
+            model, data.split(part), normaliser=normaliser, image_size=size, scoring=scoring or Scoring(), device=device
         ).top1
         for part in ("val", "test")
     }
@@ -223,7 +232,7 @@ def pretrained_teacher(
         model,
         name,
         data.class_names,
-        data.image_size,
+        size,
         normaliser,
         f"weights of {path.name}",
         None,

@@ -21,15 +21,16 @@ from ..data.base import ImageData, Split
 from ..errors import EvaluationError
 from ..progress import bar
 from ..seeding import derive_seed
+from .execution import Running, arranged, called, forward, keep_freed_memory, resolve
 from .inputs import Inputs, Normaliser, PageBatches, source_size
 from .losses import Targets, batch_losses, mix_weights, weighted_loss
 from .optimisers import make_optimizer, set_learning_rate
 from .plan import PAGE_STEPS, BatchPlan, Page
 from .protocol import Protocol, TrainingNumbers
 from .schedules import learning_rates
-from .scoring import forward, score
+from .scoring import score
 from .soft_labels import SoftLabelBank
-from .students.build import build_student, channels_last
+from .students.build import build_student
 from .teachers import Teacher
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class StudentResult:
 
     top1, top5: accuracy in percent (0 to 100) on the chosen split. seconds: building, training and scoring. steps:
     gradient steps. train_images_per_second: of the training alone. peak_memory_bytes: the device's peak in this
-    training on CUDA, otherwise the process's largest resident size so far. model: the student, in eval mode.
+    training on CUDA, otherwise the process's largest resident size so far. running: the number format, memory format
+    and compilation that were used. model: the student, in eval mode.
     """
 
     top1: float
@@ -95,6 +97,7 @@ class StudentResult:
     steps: int
     train_images_per_second: float
     peak_memory_bytes: int
+    running: Running
     model: nn.Module
 
 
@@ -126,10 +129,9 @@ def train_student(
     image_size = protocol.image_size or data.image_size
     _check(train, protocol, data, teacher, bank, image_size, numbers)
     normaliser = Normaliser.named(protocol.normalisation, data)
-    last = _channels_last(protocol, student)
+    running = resolve(protocol.execution, student, device)
     model = build_student(student, data.num_classes, image_size, seed=derive_seed("student", seed)).to(device)
-    if last:
-        model.to(memory_format=torch.channels_last)
+    arranged(model, running)
     source = bank or BatchPlan(
         num_images=len(train),
         batch_size=numbers.batch_size,
@@ -145,7 +147,8 @@ def train_student(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with _numerics(device, derive_seed("dropout", seed)):
-        run = _Run(model, inputs, source, protocol, numbers, teacher, _targets(train, protocol, device), last, student)
+        targets = _targets(train, protocol, device)
+        run = _Run(model, inputs, source, protocol, numbers, teacher, targets, running, student)
         training_seconds = run.train(progress)
         scores = score(
             model,
@@ -153,8 +156,7 @@ def train_student(
             normaliser=normaliser,
             image_size=image_size,
             scoring=protocol.scoring,
-            execution=protocol.execution,
-            last=last,
+            running=running,
             device=device,
         )
     return StudentResult(
@@ -164,6 +166,7 @@ def train_student(
         steps=numbers.steps,
         train_images_per_second=numbers.steps * numbers.batch_size / training_seconds,
         peak_memory_bytes=peak_memory(device),
+        running=running,
         model=model.eval(),
     )
 
@@ -180,14 +183,14 @@ class _Run:
         numbers: TrainingNumbers,
         teacher: Teacher | None,
         targets: Targets,
-        last: bool,
+        running: Running,
         name: str,
     ) -> None:
         self.model, self.inputs, self.source, self.protocol, self.numbers = model, inputs, source, protocol, numbers
         self.teacher = teacher if protocol.label_mode == "soft_online" else None
-        self.targets, self.last, self.name = targets, last, name
+        self.targets, self.running, self.name = targets, running, name
         self.optimizer = make_optimizer(model, protocol.optimizer, numbers)
-        self.called = torch.compile(model) if protocol.execution.compile else model
+        self.called = called(model, running)
 
     def train(self, progress: bool) -> float:
         """Take every step and return the seconds it took."""
@@ -230,7 +233,7 @@ class _Run:
                 labels = self.teacher.label(images, self.inputs.normaliser)
         total = torch.zeros((), device=images.device)
         for part in _parts(len(images), self.protocol.accumulation):
-            outputs = forward(self.called, images[part], self.protocol.execution, self.last)
+            outputs = forward(self.called, images[part], self.running)
             losses = batch_losses(
                 outputs,
                 self.targets,
@@ -267,11 +270,6 @@ def peak_memory(device: torch.device) -> int:
 def _parts(batch_size: int, accumulation: int) -> list[slice]:
     size = math.ceil(batch_size / accumulation)
     return [slice(start, start + size) for start in range(0, batch_size, size)]
-
-
-def _channels_last(protocol: Protocol, student: str) -> bool:
-    chosen = protocol.execution.memory_format
-    return channels_last(student) if chosen == "auto" else chosen == "channels_last"
 
 
 def _targets(train: TrainingSet, protocol: Protocol, device: torch.device) -> Targets:
@@ -326,6 +324,8 @@ def _check(
 @contextlib.contextmanager
 def _numerics(device: torch.device, seed: int) -> Iterator[None]:
     """Seed dropout and the like, and flush denormals (they slow a CPU down tenfold); leave both as they were."""
+    if device.type == "cpu":
+        keep_freed_memory()
     cuda = [device.index or 0] if device.type == "cuda" else []
     flushed = bool((torch.tensor(1e-39) * 1.0) == 0)
     with torch.random.fork_rng(devices=cuda):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -129,8 +130,8 @@ def _dataset(name: str, options: dict[str, Any]) -> Any:
 
 
 def _labels(folders: list[Path]) -> list[str]:
-    """Return the folders' names, or their paths where names are not different."""
-    names = [folder.resolve().name for folder in folders]
+    """Return the folders' names (of a link its own, not its target's), or their paths where names are not different."""
+    names = [Path(os.path.abspath(folder)).name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 

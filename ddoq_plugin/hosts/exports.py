@@ -134,9 +134,11 @@ def stored_set(made: DistilledSet, data: HostData, store: Store, image_size: int
         "normaliser": [normaliser.mean, normaliser.std],
         "layout": "class folders of png, 1",
     }
-    return store.get(
-        "ddranking_sets", key, lambda folder: export_set(made, folder, normaliser, image_size=image_size)
-    )
+
+    def make(folder: Path) -> None:
+        export_set(made, folder, normaliser, image_size=image_size)
+
+    return store.get("ddranking_sets", key, make)
 
 
 def check_set(made: DistilledSet, data: HostData | ImageData, train_counts: Tensor | None) -> None:

@@ -1,12 +1,11 @@
-"""DD-Ranking's own architectures as students and teachers of this package.
+"""DD-Ranking's own architectures as students and teachers of this package, where the extra is installed.
 
-``host_student("ConvNet-3")`` registers and returns the student ``ddranking:ConvNet-3``, which every function that
-takes a student's name then knows; ``ResNet-18-BN:torchvision`` is DD-Ranking's torchvision form of a name.
+``ddranking:ConvNet-3`` is a student wherever one is named (sweeps, ``ddoq evaluate``, teachers), as ``timm:NAME`` is;
+``ddranking:ResNet-18-BN:torchvision`` is DD-Ranking's torchvision form of a name.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from torch import nn
 from ..errors import EvaluationError, UnknownNameError
 from ..evaluation import Teacher, train_teacher
 from ..evaluation.students.build import build_student
-from ..registry import STUDENTS, source_hash
+from ..registry import source_hash
 from ..seeding import derive_seed
 from ..store import Store
 from .patches import check_host
@@ -35,25 +34,32 @@ def split_name(name: str) -> tuple[str, bool]:
 
 
 def host_student(name: str, num_classes: int, image_size: int) -> str:
-    """Register DD-Ranking's model ``name`` as a student and return the student's name.
+    """Return the student's name of DD-Ranking's model ``name``, with its prefix, once it has been built.
+
+    Raises as :func:`build_host_student`.
+    """
+    student = PREFIX + name.removeprefix(PREFIX)
+    build_student(student, num_classes, image_size, seed=0)
+    return student
+
+
+def build_host_student(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Return DD-Ranking's model ``name`` in float32 on the CPU, initialised from the global random state.
 
     Raises UnknownNameError where it has no such model, EvaluationError where the model does not take the images or
     DD-Ranking is not installed.
     """
     check_host()
-    student = PREFIX + name.removeprefix(PREFIX)
-    if student not in STUDENTS:
-        STUDENTS.register(student, partial(_build, name), summary=f"DD-Ranking's {name}", family="ddranking")
-    model = build_student(student, num_classes, image_size, seed=0).eval()
+    model = _build(name, num_classes, image_size).eval()
     try:
         with torch.inference_mode():
             model(torch.zeros(2, 3, image_size, image_size))
     except Exception as problem:  # whatever its layers say about a size they cannot take
         raise EvaluationError(
-            f"DD-Ranking's {name.removeprefix(PREFIX)!r} does not take images of {image_size} px ({problem}); choose "
-            "another model or size (ConvNet-3 takes multiples of 8)"
+            f"DD-Ranking's {name!r} does not take images of {image_size} px ({problem}); choose another model or size "
+            "(ConvNet-3 takes multiples of 8)"
         ) from problem
-    return student
+    return model.train()
 
 
 def stored_teacher(
@@ -95,6 +101,6 @@ def _build(name: str, num_classes: int, image_size: int) -> nn.Module:
         return build_model(model, num_classes, (image_size, image_size), use_torchvision=torchvision, device="cpu")
     except (ValueError, UnboundLocalError) as problem:  # utils/model.py:18, :91-110 and :120
         raise UnknownNameError(
-            f"DD-Ranking has no model {name.removeprefix(PREFIX)!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, "
+            f"DD-Ranking has no model {name!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, "
             "-34 and -50 (-BN), VGG-11 to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
         ) from problem

@@ -18,9 +18,9 @@ import torch
 
 from ..data.transforms import resize_images
 from ..errors import EvaluationError
-from ..evaluation import Protocol, TrainingSet, score, train_student
+from ..evaluation import Protocol, SoftLabelBank, TrainingSet, make_bank, score, train_student
+from ..evaluation.execution import resolve
 from ..evaluation.inputs import Normaliser
-from ..evaluation.students.build import channels_last
 from ..progress import bar
 from ..provenance import provenance_columns
 from ..report.host_scores import score_columns
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..distilled_set import DistilledSet
     from ..evaluation import Teacher
 
+STORED_LOGITS = 1 << 28  # float16: half a gibibyte
 ROLES = {
     "lrs": ("set_hard", "set_soft", "random_soft"),
     "ars": ("set_soft", "random_soft", "set_plain", "random_plain"),
@@ -182,22 +183,40 @@ class _Bench:
     def _train(self, training: TrainingSet, kind: str, number: int, rate: float | None) -> dict[str, float]:
         """Train at every learning rate; return the test accuracy of the one that is best on validation."""
         best: dict[str, Any] = {}
-        for tried in self.settings.learning_rates if rate is None else (rate,):
-            protocol = _at_rate(self.protocols[kind], tried)
-            # the same stream for every training of a repetition: set and reference differ in their images alone
+        rates = self.settings.learning_rates if rate is None else (rate,)
+        # the same stream for every training of a repetition: set and reference differ in their images alone
+        seed = derive_seed("own scores", self.seed, number)
+        base, bank = self._labelled(training, self.protocols[kind], len(rates), seed)
+        for tried in rates:
+            protocol = _at_rate(base, tried)
             result = train_student(
                 training,
                 self.student,
                 protocol,
                 self.data,
-                seed=derive_seed("own scores", self.seed, number),
-                teacher=self.teacher if protocol.needs_teacher else None,
+                seed=seed,
+                teacher=self.teacher if protocol.label_mode == "soft_online" else None,
+                bank=bank,
                 device=self.device,
                 split="val",
             )
             if not best or result.top1 > best["val"]:
                 best = {"val": result.top1, "lr": tried, "model": result.model, "protocol": protocol}
         return {"test": self._test(best["model"], best["protocol"]), "val": best["val"], "lr": best["lr"]}
+
+    def _labelled(
+        self, training: TrainingSet, protocol: Protocol, trainings: int, seed: int
+    ) -> tuple[Protocol, SoftLabelBank | None]:
+        """Return the protocol of ``trainings`` trainings that see the same batches, with the labels of these batches.
+
+        The teacher labels them once, in memory; a single training, or one of very many labels, asks it step by step.
+        """
+        stored = protocol.model_copy(update={"label_mode": "soft_stored", "students": {}})
+        numbers = stored.numbers(self.student, len(training), self.data.num_classes)
+        logits = numbers.steps * numbers.batch_size * self.data.num_classes
+        if not protocol.needs_teacher or trainings == 1 or logits > STORED_LOGITS:
+            return protocol, None
+        return stored, make_bank(training.images, self.teacher, stored, steps=numbers.steps, seed=seed)
 
     def _test(self, model: torch.nn.Module, protocol: Protocol) -> float:
         return score(
@@ -206,8 +225,7 @@ class _Bench:
             normaliser=Normaliser.named(protocol.normalisation, self.data),
             image_size=protocol.image_size or self.data.image_size,
             scoring=protocol.scoring,
-            execution=protocol.execution,
-            last=channels_last(self.student),
+            running=resolve(protocol.execution, self.student, self.device),
             device=self.device,
         ).top1
 

@@ -14,6 +14,10 @@ from ..registry import Entry
 if TYPE_CHECKING:
     from .base import Prior as Prior
     from .loading import load_prior as load_prior
+    from .published import PUBLISHED as PUBLISHED
+    from .published import PublishedPrior as PublishedPrior
+    from .published import random_pipeline as random_pipeline
+    from .published import random_prior as random_prior
     from .recipe import PriorRecipe as PriorRecipe
     from .recipe import load_recipe as load_recipe
     from .recipe import recipe_names as recipe_names
@@ -33,6 +37,12 @@ ENTRIES = [
         flags={"needs_path": True, "can_denoise": True},
     ),
     Entry(
+        "autoencoder",
+        "ddoq_plugin.priors.autoencoder:load_autoencoder",
+        summary="an AutoencoderKL or AutoencoderTiny alone: encodes and decodes, for methods at strength 0",
+        flags={"needs_path": True, "can_denoise": False},
+    ),
+    Entry(
         "pixel",
         "ddoq_plugin.priors.pixel:load_pixel",
         summary="no encoder: the latents are the pixels, and generation only decodes",
@@ -44,6 +54,10 @@ _PUBLIC = {
     "Prior": "base",
     "load_prior": "loading",
     "train_prior": "training",
+    "PUBLISHED": "published",
+    "PublishedPrior": "published",
+    "random_pipeline": "published",
+    "random_prior": "published",
     "PriorRecipe": "recipe",
     "load_recipe": "recipe",
     "recipe_names": "recipe",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ..errors import PriorError
 from ..progress import bar
+from .batching import Batching, positive
 
 
 class Prior(ABC):
     """A model that encodes images to latents and makes images of a class from latents.
 
     Attributes: ``name`` (registry name), ``latent_shape`` (C, h, w), ``image_size`` (pixels a side), ``fingerprint``
-    (hex hash of everything that determines its output: weights, configs and options), ``device``, ``batch_size``
-    (images a forward pass), ``can_denoise`` (False: ``generate`` decodes only).
+    (hex hash of everything that determines its output: weights, configs and options), ``device``, ``can_denoise``
+    (False: ``generate`` decodes only).
 
     All tensors that come in and go out lie on the CPU. The noise of an image comes from its own integer seed, so an
     image depends on its latent, class and seed, not on the others of its batch (up to the rounding of floating-point
@@ -32,9 +33,15 @@ class Prior(ABC):
     fingerprint: str
     can_denoise: bool = True
 
-    def __init__(self, device: torch.device, batch_size: int) -> None:
-        self.device, self.batch_size = device, _positive(batch_size)
+    def __init__(self, device: torch.device, batch_size: int | str) -> None:
+        self.device = device
+        self.batching = Batching(batch_size, device, lambda stage: self._image_bytes(stage))
         self.class_names: tuple[str, ...] | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Images that the next forward pass takes, of the denoiser (of the decoder, where there is none)."""
+        return self.batching.size("denoise" if self.can_denoise else "decode")
 
     # -- what a prior of a kind defines
 
@@ -50,10 +57,16 @@ class Prior(ABC):
     def _decode(self, latents: Tensor) -> Tensor:
         """Scaled latents -> images of about [0, 1] (they are clamped and moved by the caller)."""
 
-    def _begin(
-        self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float
-    ) -> None:
-        """Raise PriorError where these settings cannot work, before anything is computed."""
+    def _image_bytes(self, stage: str) -> int:
+        """Estimate the working memory of one image in a pass of "encode", "denoise" or "decode"."""
+        return 16 * 3 * self.image_size**2 * torch.float32.itemsize
+
+    def _in_less_memory(self, stage: str) -> bool:
+        """Change to a way that needs less memory where one image is too much; say whether there is one."""
+        return False
+
+    def _begin(self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float) -> object:
+        """Return what every batch of a call shares; PriorError where these settings cannot work."""
         raise PriorError(
             f"the prior {self.name!r} has no denoiser: set strength to 0 (decode only) or take a diffusion prior"
         )
@@ -63,17 +76,17 @@ class Prior(ABC):
         latents: Tensor,
         class_ids: Tensor,
         generators: list[torch.Generator],
-        *,
-        space: str,
-        strength: float,
+        begun: object,
         guidance_scale: float,
-        steps: int,
-        scheduler: str | None,
     ) -> Tensor:
-        """Denoise one batch and return its scaled latents."""
+        """Denoise one batch and return its scaled latents; ``begun`` is what :meth:`_begin` returned."""
         raise NotImplementedError(f"the prior {self.name!r} has no denoiser")
 
-    def _invert(self, latents: Tensor, class_ids: Tensor, steps: int) -> Tensor:
+    def _begin_inversion(self, steps: int) -> object:
+        """As :meth:`_begin`, for :meth:`_invert`."""
+        return self._begin("noise", 1.0, steps, None, 1.0)
+
+    def _invert(self, latents: Tensor, class_ids: Tensor, begun: object) -> Tensor:
         """Return one batch's latents in noise space."""
         raise NotImplementedError(f"the prior {self.name!r} has no denoiser")
 
@@ -103,13 +116,12 @@ class Prior(ABC):
         self._check_images(images)
         if sample and (seeds is None or len(seeds) != len(images)):
             raise PriorError("sampling the encoder's posterior needs one seed an image: give seeds, or sample=False")
-        encoded = []
-        with bar(len(images), "encode", show=progress) as shown:
-            for start in range(0, len(images), self.batch_size):
-                batch = self._resize(images[start : start + self.batch_size])
-                chosen = _generators(seeds[start : start + self.batch_size]) if sample and seeds is not None else None
-                encoded.append(self._encode(batch.to(self.device), chosen).float().cpu())
-                shown.update(len(batch))
+
+        def forward(part: slice) -> Tensor:
+            chosen = _generators(seeds[part]) if sample and seeds is not None else None
+            return self._encode(self._resize(images[part].to(self.device)), chosen).float().cpu()
+
+        encoded = self._run("encode", len(images), forward, "encode" if progress else None)
         latents = torch.cat(encoded) if encoded else torch.empty(0, *self.latent_shape)
         self._check_finite(latents, None, "the encoder's output")
         return latents
@@ -149,7 +161,7 @@ class Prior(ABC):
             space: "latent", or "noise" for latents from :meth:`invert`: generation then starts at the full time from
                 these very latents, and ``strength`` is ignored.
             scheduler: class name of a diffusers scheduler; None takes the pipeline's own (DDIM in noise space).
-            batch_size: images a forward pass; None takes the prior's.
+            batch_size: images a forward pass of the denoiser; None takes the prior's.
 
         Returns float32 images [B, 3, S, S] in [0, 1]. Raises PriorError for wrong shapes, NaN, settings out of range
         or an unknown scheduler.
@@ -161,26 +173,16 @@ class Prior(ABC):
             raise PriorError(f"guidance_scale is {guidance_scale}: give a number of at least 1 (1 is no guidance)")
         if space not in ("latent", "noise"):
             raise PriorError(f"unknown space {space!r} of latents: give 'latent' or 'noise'")
-        size = self.batch_size if batch_size is None else _positive(batch_size)
+        wanted = None if batch_size is None else positive(batch_size)
         if strength == 0 and space == "latent":
             return self._decode_all(latents, class_ids)
-        self._begin(space, strength, steps, scheduler, guidance_scale)
-        made = []
-        with bar(len(latents), "generate", show=progress) as shown:
-            for start in range(0, len(latents), size):
-                part = slice(start, start + size)
-                clean = self._denoise(
-                    latents[part].float().to(self.device),
-                    class_ids[part],
-                    _generators(seeds[part]),
-                    space=space,
-                    strength=strength,
-                    guidance_scale=guidance_scale,
-                    steps=steps,
-                    scheduler=scheduler,
-                )
-                made.append(clean.float().cpu())
-                shown.update(len(clean))
+        begun = self._begin(space, strength, steps, scheduler, guidance_scale)
+
+        def forward(part: slice) -> Tensor:
+            noisy = latents[part].float().to(self.device)
+            return self._denoise(noisy, class_ids[part], _generators(seeds[part]), begun, guidance_scale).float().cpu()
+
+        made = self._run("denoise", len(latents), forward, "generate" if progress else None, wanted)
         denoised = torch.cat(made) if made else latents.float()
         self._check_finite(denoised, class_ids, "the denoiser's output")
         return self._decode_all(denoised, class_ids)
@@ -193,17 +195,33 @@ class Prior(ABC):
         14) run from clean to noisy under each class's condition, at guidance 1. It is exact as ``steps`` grows.
         """
         self._check_call(latents, class_ids, None)
-        self._begin("noise", 1.0, steps, None, 1.0)
-        made = []
-        with bar(len(latents), "invert", show=progress) as shown:
-            for start in range(0, len(latents), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                noise = self._invert(latents[part].float().to(self.device), class_ids[part], steps)
-                made.append(noise.float().cpu())
-                shown.update(len(noise))
+        begun = self._begin_inversion(steps)
+
+        def forward(part: slice) -> Tensor:
+            return self._invert(latents[part].float().to(self.device), class_ids[part], begun).float().cpu()
+
+        made = self._run("denoise", len(latents), forward, "invert" if progress else None)
         noises = torch.cat(made) if made else latents.float()
         self._check_finite(noises, class_ids, "the inversion's output")
         return noises
+
+    def _run(
+        self,
+        stage: str,
+        total: int,
+        forward: Callable[[slice], Tensor],
+        description: str | None = None,
+        wanted: int | None = None,
+    ) -> list[Tensor]:
+        with bar(total, description or stage, show=description is not None) as shown:
+            return self.batching.run(
+                stage,
+                total,
+                forward,
+                wanted=wanted,
+                advance=shown.update,
+                last_resort=lambda: self._in_less_memory(stage),
+            )
 
     # -- checks
 
@@ -259,10 +277,10 @@ class Prior(ABC):
         return F.interpolate(scaled, size=size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
     def _decode_all(self, latents: Tensor, class_ids: Tensor | None) -> Tensor:
-        parts = [
-            self._decode(latents[start : start + self.batch_size].float().to(self.device)).float().clamp(0, 1).cpu()
-            for start in range(0, len(latents), self.batch_size)
-        ]
+        def forward(part: slice) -> Tensor:
+            return self._decode(latents[part].float().to(self.device)).float().clamp(0, 1).cpu()
+
+        parts = self._run("decode", len(latents), forward)
         images = torch.cat(parts) if parts else torch.empty(0, 3, self.image_size, self.image_size)
         self._check_finite(images, class_ids, "the decoder's output")
         return images
@@ -279,12 +297,6 @@ def pick_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise PriorError("there is no CUDA device here: give device='cpu' or 'auto'")
     return chosen
-
-
-def _positive(batch_size: int) -> int:
-    if batch_size < 1:
-        raise PriorError(f"batch_size is {batch_size}: give a positive number of images")
-    return batch_size
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

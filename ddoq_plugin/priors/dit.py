@@ -14,6 +14,8 @@ from .base import pick_device
 from .binding import SIDECAR, WORDNET_ID, imagenet_wordnet_ids, match_classes, read_class_names
 from .latent import LatentDiffusionPrior
 from .pipelines import check_folder, fingerprint, load_pipeline, locate, pick_dtype
+from .sampling import Course
+from .speed import Compiled
 
 _ACCEPTED = ("DiTPipeline",)
 _COMPONENTS = {"transformer": True, "vae": True, "scheduler": False}
@@ -38,13 +40,26 @@ class DiTPrior(LatentDiffusionPrior):
         fingerprint: str,
         eta: float,
         device: torch.device,
-        batch_size: int,
+        batch_size: int | str,
+        *,
+        channels_last: bool | None = None,
+        tiling: bool | None = None,
+        compile: bool = False,
     ) -> None:
         self.transformer = pipeline.transformer
         config = self.transformer.config
         super().__init__(
-            pipeline.vae, pipeline.scheduler, config.in_channels, config.sample_size, eta, device, batch_size
+            pipeline.vae,
+            pipeline.scheduler,
+            config.in_channels,
+            config.sample_size,
+            eta,
+            device,
+            batch_size,
+            channels_last=channels_last,
+            tiling=tiling,
         )
+        self._call = Compiled(self.transformer) if compile else self.transformer
         embedding = self.transformer.transformer_blocks[0].norm1.emb.class_embedder
         self.null_class = embedding.num_classes
         self.has_null_class = embedding.embedding_table.num_embeddings > self.null_class
@@ -64,12 +79,10 @@ class DiTPrior(LatentDiffusionPrior):
                 chosen.setdefault(name, identifier)
         self.prior_ids = torch.tensor(match_classes(class_names, self.known_classes, known_ids, chosen))
 
-    def _begin(
-        self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float
-    ) -> None:
-        super()._begin(space, strength, steps, scheduler, guidance_scale)
+    def _begin(self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float) -> Course:
         if guidance_scale > 1 and not self.has_null_class:
             raise PriorError("this DiT was trained without a null class: set guidance_scale to 1")
+        return super()._begin(space, strength, steps, scheduler, guidance_scale)
 
     def _condition(self, class_ids: Tensor, guidance_scale: float) -> Tensor:
         ids = self.prior_ids[class_ids].to(self.device)
@@ -77,23 +90,33 @@ class DiTPrior(LatentDiffusionPrior):
 
     def _predict(self, noisy: Tensor, time: Tensor, condition: object) -> Tensor:
         times = time.to(noisy.device).expand(len(noisy))
-        output = self.transformer(noisy, timestep=times, class_labels=condition).sample
+        output = self._call(noisy, timestep=times, class_labels=condition).sample
         return output[:, : self.latent_shape[0]]
 
     @property
     def _denoiser_dtype(self) -> torch.dtype:
         return self.transformer.dtype
 
+    def _branch_bytes(self) -> int:
+        config = self.transformer.config
+        tokens = (config.sample_size // config.patch_size) ** 2
+        width = config.num_attention_heads * config.attention_head_dim
+        # of one block: its input, the norm, query, key, value, attention, and the four times wider MLP twice
+        return 14 * tokens * width * self._denoiser_dtype.itemsize
+
 
 def load_dit(
     path: str | Path,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
-    batch_size: int = 64,
+    batch_size: int | str = "auto",
     *,
     class_names: str | Path | Sequence[str] | None = None,
     class_map: Mapping[str, int | str] | None = None,
     eta: float = 0.0,
+    channels_last: bool | None = None,
+    tiling: bool | None = None,
+    compile: bool = False,
 ) -> DiTPrior:
     """Load a ``DiTPipeline`` from a folder or hub id.
 
@@ -103,6 +126,11 @@ def load_dit(
             of these the classes are called "0", "1", ...
         class_map: dataset class name -> the prior's class id or name, for names that do not match by themselves.
         eta: stochasticity of DDIM in [0, 1].
+        channels_last: the memory layout of convolutions (results differ by rounding); None: where networks are large.
+        tiling: decode in overlapping tiles, which needs less memory and changes images a little; None: only where one
+            whole image does not fit; False: never.
+        compile: run the denoiser through ``torch.compile`` (results differ by rounding; the first batch of each size
+            takes minutes at full size); where there is no compiler, it warns and runs as it is.
 
     Raises PriorError where the folder is missing, incomplete or of another kind.
     """
@@ -117,9 +145,11 @@ def load_dit(
         class_names = [labels[key] for key in sorted(labels, key=int)]
     known, wordnet_ids = read_class_names(class_names)
     options = {"class_names": known, "class_map": class_map, "eta": eta, "dtype": dtype}
+    options |= {"tiling": True} if tiling else {}
     identity = fingerprint(folder, _COMPONENTS, options)
     pipeline = load_pipeline(DiTPipeline, folder, dtype, device)
-    prior = DiTPrior(pipeline, known, wordnet_ids, class_map, identity, eta, device, batch_size)
+    speed = {"channels_last": channels_last, "tiling": tiling, "compile": compile}
+    prior = DiTPrior(pipeline, known, wordnet_ids, class_map, identity, eta, device, batch_size, **speed)
     if known and len(known) != prior.null_class:
         raise PriorError(
             f"the pipeline {folder} has {prior.null_class} classes and {len(known)} class names: give one name a class"

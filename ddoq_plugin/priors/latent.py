@@ -1,4 +1,4 @@
-"""What the latent diffusion priors share: the auto-encoder, noising, guidance and inversion."""
+"""What the latent diffusion priors share: noising, guidance and inversion over an auto-encoder's latents."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from diffusers.schedulers import SchedulerMixin
 from torch import Tensor
 
 from ..errors import PriorError
-from .base import Prior
+from .autoencoder import AutoencoderPrior
 from .sampling import (
+    Course,
     Predict,
     check_steps,
     ddim_pair,
@@ -19,16 +20,20 @@ from .sampling import (
     guided,
     invert,
     make_scheduler,
-    noised_start,
+    partial_course,
+    whole_course,
 )
 
 
-class LatentDiffusionPrior(Prior):
+class LatentDiffusionPrior(AutoencoderPrior):
     """A prior of an ``AutoencoderKL``, a class-conditional noise predictor and a diffusers scheduler.
 
     Latents are kept in float32 between the networks, whatever the dtype of the weights. ``eta`` in [0, 1] is the
-    stochasticity of DDIM (0: deterministic); other schedulers have none.
+    stochasticity of DDIM (0: deterministic); other schedulers have none. With guidance above 1 the conditional and the
+    null branch are one forward pass; at 1 there is no null branch.
     """
+
+    can_denoise = True
 
     def __init__(
         self,
@@ -38,9 +43,11 @@ class LatentDiffusionPrior(Prior):
         latent_size: int,
         eta: float,
         device: torch.device,
-        batch_size: int,
+        batch_size: int | str,
+        *,
+        channels_last: bool | None = None,
+        tiling: bool | None = None,
     ) -> None:
-        super().__init__(device, batch_size)
         if not 0 <= eta <= 1:
             raise PriorError(f"eta is {eta}: give a number from 0 (deterministic) to 1")
         if vae.config.latent_channels != latent_channels:
@@ -48,9 +55,8 @@ class LatentDiffusionPrior(Prior):
                 f"the auto-encoder has {vae.config.latent_channels} latent channels and the denoiser takes "
                 f"{latent_channels}: this prior needs a pipeline where they agree (not an inpainting one)"
             )
-        self.vae, self.scheduler, self.eta = vae, scheduler, eta
-        self.latent_shape = (latent_channels, latent_size, latent_size)
-        self.image_size = latent_size * downsampling(vae)
+        super().__init__(vae, latent_size, device, batch_size, channels_last=channels_last, tiling=tiling)
+        self.scheduler, self.eta = scheduler, eta
 
     @abstractmethod
     def _condition(self, class_ids: Tensor, guidance_scale: float) -> object:
@@ -65,63 +71,47 @@ class LatentDiffusionPrior(Prior):
     @abstractmethod
     def _denoiser_dtype(self) -> torch.dtype: ...
 
-    def _encode(self, images: Tensor, generators: list[torch.Generator] | None) -> Tensor:
-        posterior = self.vae.encode((images * 2 - 1).to(self.vae.dtype)).latent_dist
-        latents = posterior.mode().float()
-        if generators is not None:
-            latents = latents + posterior.std.float() * self._noise(generators)
-        return latents * self.vae.config.scaling_factor
+    @abstractmethod
+    def _branch_bytes(self) -> int:
+        """Estimate the working memory of the denoiser for one image and one branch of guidance."""
 
-    def _decode(self, latents: Tensor) -> Tensor:
-        scaled = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
-        return self.vae.decode(scaled).sample.float() / 2 + 0.5
+    def _image_bytes(self, stage: str) -> int:
+        return 2 * self._branch_bytes() if stage == "denoise" else super()._image_bytes(stage)
 
-    def _begin(
-        self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float
-    ) -> None:
-        check_steps(steps, strength if space == "latent" else 1.0, make_scheduler(self.scheduler, scheduler))
+    def _begin(self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float) -> Course:
+        sampler = make_scheduler(self.scheduler, scheduler)
+        check_steps(steps, strength if space == "latent" else 1.0, sampler)
+        if space == "latent":
+            return partial_course(sampler, steps, strength)
+        return whole_course(sampler if scheduler else ddim_pair(self.scheduler)[0], steps)
+
+    def _begin_inversion(self, steps: int) -> Course:
+        check_steps(steps, 1.0, self.scheduler)
+        return whole_course(ddim_pair(self.scheduler)[1], steps)
 
     def _denoise(
         self,
         latents: Tensor,
         class_ids: Tensor,
         generators: list[torch.Generator],
-        *,
-        space: str,
-        strength: float,
+        begun: Course,
         guidance_scale: float,
-        steps: int,
-        scheduler: str | None,
     ) -> Tensor:
-        if space == "noise":
-            sampler = make_scheduler(self.scheduler, scheduler) if scheduler else ddim_pair(self.scheduler)[0]
-            sampler.set_timesteps(steps)
-            start, times = latents * sampler.init_noise_sigma, sampler.timesteps
-        else:
-            sampler = make_scheduler(self.scheduler, scheduler)
-            start, times = noised_start(sampler, latents, self._noise(generators), steps, strength)
         predict = self._predictor(class_ids, guidance_scale)
-        return denoise(predict, sampler, start, times, generators, self.eta)
+        return denoise(predict, begun, latents, lambda: self._noise(generators), generators, self.eta)
 
-    def _invert(self, latents: Tensor, class_ids: Tensor, steps: int) -> Tensor:
-        return invert(self._predictor(class_ids, 1.0), ddim_pair(self.scheduler)[1], latents, steps)
+    def _invert(self, latents: Tensor, class_ids: Tensor, begun: Course) -> Tensor:
+        return invert(self._predictor(class_ids, 1.0), begun, latents)
 
     def _predictor(self, class_ids: Tensor, guidance_scale: float) -> Predict:
         condition = self._condition(class_ids, guidance_scale)
         dtype = self._denoiser_dtype
 
         def predict(noisy: Tensor, time: Tensor) -> Tensor:
+            noisy = noisy.to(dtype)
             if guidance_scale <= 1:
-                return self._predict(noisy.to(dtype), time, condition).float()
-            both = self._predict(torch.cat([noisy, noisy]).to(dtype), time, condition).float()
+                return self._predict(noisy, time, condition).float()
+            both = self._predict(torch.cat([noisy, noisy]), time, condition).float()
             return guided(*both.chunk(2), guidance_scale)
 
         return predict
-
-    def _noise(self, generators: list[torch.Generator]) -> Tensor:
-        return torch.stack([torch.randn(self.latent_shape, generator=own) for own in generators]).to(self.device)
-
-
-def downsampling(vae: AutoencoderKL) -> int:
-    """Return the side of an image over the side of its latent."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)

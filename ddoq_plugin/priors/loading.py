@@ -18,7 +18,7 @@ def load_prior(
     path: str | Path | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
-    batch_size: int = 64,
+    batch_size: int | str = "auto",
     **options: object,
 ) -> Prior:
     """Return the prior registered as ``name``.
@@ -27,8 +27,11 @@ def load_prior(
         path: folder or hub id of its pipeline, for the priors that have one.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", ...
         dtype: "float32", "float16" or "bfloat16"; None is float32 on the CPU and float16 on CUDA (as D4M's code).
-        batch_size: images a forward pass.
-        options: further arguments of the prior's loader (``load_dit``, ``load_stable_diffusion``, ``load_pixel``).
+        batch_size: images a forward pass, or "auto": as many as an estimate of the memory allows (at most 64 on the
+            CPU, 256 on CUDA; ``batching.py`` has the rule). Either is halved where memory runs out. It is not part of
+            the fingerprint: images depend on it up to rounding.
+        options: further arguments of the prior's loader (``load_dit``, ``load_stable_diffusion``,
+            ``load_autoencoder``, ``load_pixel``).
 
     Raises UnknownNameError for an unknown name and PriorError for everything that is wrong with the rest.
     """

@@ -12,7 +12,7 @@ from .recipe import AutoencoderRecipe, DenoiserRecipe
 def build_autoencoder(recipe: AutoencoderRecipe, image_size: int, seed: int) -> AutoencoderKL:
     """Return an untrained auto-encoder for RGB images of ``image_size`` pixels, initialised from ``seed``."""
     levels = len(recipe.channels)
-    with _seeded(seed):
+    with seeded(seed):
         return AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
@@ -34,7 +34,7 @@ def build_denoiser(
     The adaptive layer norms and the output layer start at zero ("adaLN-Zero", Peebles & Xie, "Scalable Diffusion Models
     with Transformers", 2023, section 3.2), which the diffusers class leaves to the caller.
     """
-    with _seeded(seed):
+    with seeded(seed):
         model = DiTTransformer2DModel(
             num_attention_heads=recipe.heads,
             attention_head_dim=recipe.width // recipe.heads,
@@ -84,7 +84,7 @@ def fold_standardisation(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tens
     vae.post_quant_conv.weight.mul_(std[None, :, None, None])
 
 
-class _seeded:
+class seeded:
     """Initialise modules from ``seed`` and give torch's global generator back as it was (modules know no other)."""
 
     def __init__(self, seed: int) -> None:

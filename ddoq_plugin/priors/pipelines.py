@@ -11,8 +11,8 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
+from diffusers import DiffusionPipeline, ModelMixin
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from ..errors import PriorError, nearest
 from .binding import SIDECAR
@@ -117,11 +117,52 @@ def load_pipeline(
     except Exception as problem:  # damaged weights, foreign configs: diffusers, safetensors and torch raise many kinds
         reason = _first_line(problem)
         raise PriorError(f"the pipeline {folder} cannot be loaded ({reason}): write or download it again") from problem
-    for component in loaded.components.values():
+    return freeze(loaded, dtype, device)
+
+
+def load_part(
+    kind: type[ModelMixin], folder: Path, dtype: torch.dtype, device: torch.device
+) -> ModelMixin:
+    """Load one network from its own folder, as :func:`load_pipeline` does a pipeline's."""
+    if not weight_files(folder):
+        raise PriorError(f"the folder {folder} has no weights (*.safetensors, or *.bin): download it whole")
+    try:
+        with _quiet():
+            loaded = kind.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
+    except Exception as problem:
+        reason = _first_line(problem)
+        raise PriorError(f"the network {folder} cannot be loaded ({reason}): write or download it again") from problem
+    return _frozen(loaded, dtype, device)
+
+
+def fetch(path: str | Path, part: str) -> Path:
+    """Return the folder of one network: ``path``, its subfolder ``part`` where it is a pipeline's, or the hub's."""
+    folder = Path(path).expanduser()
+    if not folder.exists() and HUB_ID.fullmatch(str(path)):
+        names = ["model_index.json", "config.json", "diffusion_pytorch_model.*", f"{part}/*"]
+        try:
+            folder = Path(snapshot_download(str(path), allow_patterns=names))
+        except Exception as problem:  # the hub's client raises many kinds: the model is not to be had
+            raise PriorError(
+                f"{path} is neither a folder nor a model that the Hugging Face hub gives from here "
+                f"({_first_line(problem)}): check the name, or download it elsewhere and give its folder"
+            ) from problem
+    if not folder.is_dir():
+        raise PriorError(f"the folder {path} does not exist: give the folder or hub id of an auto-encoder")
+    return folder / part if (folder / part / "config.json").is_file() else folder
+
+
+def freeze(pipeline: DiffusionPipeline, dtype: torch.dtype, device: torch.device) -> DiffusionPipeline:
+    """Move the networks of a pipeline and set them to evaluation without gradients, in place."""
+    for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
-            # diffusers' own .to warns at each dtype given, about a list of modules that is empty here
-            torch.nn.Module.to(component, device=device, dtype=dtype).eval().requires_grad_(False)
-    return loaded
+            _frozen(component, dtype, device)
+    return pipeline
+
+
+def _frozen(network: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    # diffusers' own .to warns at each dtype given, about a list of modules that is empty here
+    return torch.nn.Module.to(network, device=device, dtype=dtype).eval().requires_grad_(False)
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

@@ -17,7 +17,7 @@ class PixelPrior(Prior):
     name = "pixel"
     can_denoise = False
 
-    def __init__(self, image_size: int, device: torch.device, batch_size: int) -> None:
+    def __init__(self, image_size: int, device: torch.device, batch_size: int | str) -> None:
         super().__init__(device, batch_size)
         if image_size < 1:
             raise PriorError(f"image_size is {image_size}: give a positive number of pixels")
@@ -39,7 +39,7 @@ def load_pixel(
     path: object = None,
     device: str | torch.device = "auto",
     dtype: object = None,
-    batch_size: int = 64,
+    batch_size: int | str = "auto",
     *,
     image_size: int,
 ) -> PixelPrior:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import diffusers
 import torch
@@ -54,43 +56,67 @@ def check_steps(steps: int, strength: float, scheduler: SchedulerMixin) -> None:
         )
 
 
-def noised_start(
-    scheduler: SchedulerMixin, latents: Tensor, noise: Tensor, steps: int, strength: float
-) -> tuple[Tensor, Tensor]:
-    """Noise ``latents`` to where the last ``strength`` of ``steps`` begins; return them and the times that are left.
+@dataclass(frozen=True)
+class Course:
+    """The times of one call and a scheduler that is set to them. Each batch runs on its own copy: schedulers of several
+    steps remember earlier predictions. ``from_noise``: it starts from noise itself, not from noised latents."""
+
+    scheduler: SchedulerMixin
+    times: Tensor
+    from_noise: bool
+
+    def start(self, scheduler: SchedulerMixin, latents: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        """Return what the first step takes: ``latents`` noised to the first time, or as they are from noise."""
+        if self.from_noise:
+            return latents * scheduler.init_noise_sigma
+        return scheduler.add_noise(latents, noise(), self.times[:1].expand(len(latents)))
+
+    def fresh(self) -> SchedulerMixin:
+        return copy.deepcopy(self.scheduler)
+
+
+def partial_course(scheduler: SchedulerMixin, steps: int, strength: float) -> Course:
+    """Return the course of the last ``strength`` of ``steps``.
 
     The rounding is that of diffusers' ``StableDiffusionImg2ImgPipeline.get_timesteps``: int(steps * strength) steps.
     """
     scheduler.set_timesteps(steps)
     skipped = (steps - min(int(steps * strength), steps)) * scheduler.order
-    times = scheduler.timesteps[skipped:]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)
-    return scheduler.add_noise(latents, noise, times[:1].expand(len(latents))), times
+    return Course(scheduler, scheduler.timesteps[skipped:], from_noise=False)
+
+
+def whole_course(scheduler: SchedulerMixin, steps: int) -> Course:
+    """Return the course of all ``steps``, from noise."""
+    scheduler.set_timesteps(steps)
+    return Course(scheduler, scheduler.timesteps, from_noise=True)
 
 
 def denoise(
     predict: Predict,
-    scheduler: SchedulerMixin,
+    course: Course,
     latents: Tensor,
-    times: Tensor,
+    noise: Callable[[], Tensor],
     generators: list[torch.Generator],
     eta: float,
 ) -> Tensor:
-    """Run ``scheduler`` over ``times``. A stochastic one takes each image's noise from its own generator."""
+    """Run ``course`` from ``latents`` with ``noise()``; later noise is each image's generator's too."""
+    scheduler = course.fresh()
+    latents = course.start(scheduler, latents, noise)
     accepted = inspect.signature(scheduler.step).parameters
     extra = {"generator": generators, "eta": eta}
     extra = {key: value for key, value in extra.items() if key in accepted}
-    for time in times:
+    for time in course.times:
         output = predict(scheduler.scale_model_input(latents, time), time)
         latents = scheduler.step(output, time, latents, **extra, return_dict=False)[0]
     return latents
 
 
-def invert(predict: Predict, inverse: DDIMInverseScheduler, latents: Tensor, steps: int) -> Tensor:
-    """Run DDIM backwards from clean ``latents`` to the noise of the full time."""
-    inverse.set_timesteps(steps)
-    for time in inverse.timesteps:
+def invert(predict: Predict, course: Course, latents: Tensor) -> Tensor:
+    """Run DDIM backwards from clean ``latents`` to the noise of the full time, over the inverse scheduler's course."""
+    inverse = course.fresh()
+    for time in course.times:
         latents = inverse.step(predict(latents, time), time, latents, return_dict=False)[0]
     return latents
 

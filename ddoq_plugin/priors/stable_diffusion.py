@@ -9,13 +9,16 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from ..errors import PriorError
+from .autoencoder import downsampling
 from .base import pick_device
 from .binding import WORDNET_ID, wordnet_words
-from .latent import LatentDiffusionPrior, downsampling
+from .latent import LatentDiffusionPrior
 from .pipelines import check_folder, fingerprint, load_pipeline, locate, pick_dtype
+from .speed import Compiled, arrange
 
 _ACCEPTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 _COMPONENTS = {"unet": True, "vae": True, "text_encoder": True, "tokenizer": False, "scheduler": False}
+_PROMPTS = 32  # classes whose prompts are embedded at a time: always the same ones together, whatever the batch
 # the safety checker blacks images out, which a data set must not silently hold
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -34,48 +37,77 @@ class StableDiffusionPrior(LatentDiffusionPrior):
         fingerprint: str,
         eta: float,
         device: torch.device,
-        batch_size: int,
+        batch_size: int | str,
+        *,
+        channels_last: bool | None = None,
+        tiling: bool | None = None,
+        compile: bool = False,
     ) -> None:
-        channels = pipeline.unet.config.in_channels
-        super().__init__(pipeline.vae, pipeline.scheduler, channels, latent_size, eta, device, batch_size)
         self.pipeline, self.unet = pipeline, pipeline.unet
+        super().__init__(
+            pipeline.vae,
+            pipeline.scheduler,
+            self.unet.config.in_channels,
+            latent_size,
+            eta,
+            device,
+            batch_size,
+            channels_last=channels_last,
+            tiling=tiling,
+        )
+        arrange(self.unet, channels_last)
+        self._call = Compiled(self.unet) if compile else self.unet
         self.template, self.negative_prompt = template, negative_prompt
         self.fingerprint = fingerprint
         self.prompts: tuple[str, ...] = ()
-        self._embedded: dict[str, Tensor] = {}
+        self._embedded: dict[tuple[str, ...], Tensor] = {}
 
     def _match(self, class_names: tuple[str, ...], wordnet_ids: tuple[str, ...] | None) -> None:
         self.prompts = tuple(self.template.replace("{}", _words(name)) for name in class_names)
+        self._embedded.clear()
 
     def _condition(self, class_ids: Tensor, guidance_scale: float) -> Tensor:
-        prompts = [self.prompts[number] for number in class_ids.tolist()]
+        rows = [self._of_class(number) for number in class_ids.tolist()]
         if guidance_scale > 1:
-            prompts += [self.negative_prompt] * len(prompts)
-        return torch.stack([self._embed(prompt) for prompt in prompts])
+            rows += [self._embed((self.negative_prompt,))[0]] * len(rows)
+        return torch.stack(rows)
 
-    def _embed(self, prompt: str) -> Tensor:
-        if prompt not in self._embedded:
-            self._embedded[prompt] = self.pipeline.encode_prompt(prompt, self.device, 1, False)[0][0]
-        return self._embedded[prompt]
+    def _of_class(self, number: int) -> Tensor:
+        first = number - number % _PROMPTS
+        return self._embed(self.prompts[first : first + _PROMPTS])[number - first]
+
+    def _embed(self, prompts: tuple[str, ...]) -> Tensor:
+        """Return [n, tokens, width], made when first asked for and then kept until other classes are bound."""
+        if prompts not in self._embedded:
+            self._embedded[prompts] = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)[0]
+        return self._embedded[prompts]
 
     def _predict(self, noisy: Tensor, time: Tensor, condition: object) -> Tensor:
-        return self.unet(noisy, time, encoder_hidden_states=condition).sample
+        return self._call(noisy, time, encoder_hidden_states=condition).sample
 
     @property
     def _denoiser_dtype(self) -> torch.dtype:
         return self.unet.dtype
+
+    def _branch_bytes(self) -> int:
+        # at the full resolution: the attention blocks' input, its projections and the eight times wider gated MLP
+        width = self.unet.config.block_out_channels[0]
+        return 20 * width * self.latent_shape[-1] ** 2 * self._denoiser_dtype.itemsize
 
 
 def load_stable_diffusion(
     path: str | Path,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
-    batch_size: int = 64,
+    batch_size: int | str = "auto",
     *,
     template: str = "{}",
     negative_prompt: str = "cartoon, anime, painting",
     image_size: int | None = None,
     eta: float = 0.0,
+    channels_last: bool | None = None,
+    tiling: bool | None = None,
+    compile: bool = False,
 ) -> StableDiffusionPrior:
     """Load a ``StableDiffusionPipeline`` from a folder or hub id, without its safety checker.
 
@@ -85,11 +117,10 @@ def load_stable_diffusion(
         negative_prompt: what guidance leads away from (default: D4M's code).
         image_size: pixels a side, a multiple of the auto-encoder's downsampling; None is the size of its training.
         eta: stochasticity of DDIM in [0, 1].
+        channels_last, tiling, compile: as for ``load_dit``.
 
     Raises PriorError where the folder is missing, incomplete or of another kind.
     """
-    if "{}" not in template:
-        raise PriorError(f"the prompt template {template!r} has no place for the class name: write {{}} into it")
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     folder = locate(path, StableDiffusionPipeline, _ACCEPTED, _UNUSED)
@@ -101,17 +132,37 @@ def load_stable_diffusion(
         "eta": eta,
         "dtype": dtype,
     }
-    identity = fingerprint(folder, _COMPONENTS, options)
+    identity = fingerprint(folder, _COMPONENTS, options | ({"tiling": True} if tiling else {}))
     unused = dict.fromkeys(_UNUSED)
     pipeline = load_pipeline(
         StableDiffusionPipeline, folder, dtype, device, requires_safety_checker=False, **unused
     )
+    del options["dtype"]
+    speed = {"channels_last": channels_last, "tiling": tiling, "compile": compile}
+    return wrap_stable_diffusion(pipeline, identity, device, batch_size, **options, **speed)
+
+
+def wrap_stable_diffusion(
+    pipeline: StableDiffusionPipeline,
+    identity: str,
+    device: torch.device,
+    batch_size: int | str,
+    *,
+    template: str = "{}",
+    negative_prompt: str = "cartoon, anime, painting",
+    image_size: int | None = None,
+    eta: float = 0.0,
+    **speed: bool | None,
+) -> StableDiffusionPrior:
+    """Return the prior of a pipeline in memory; ``identity`` is its fingerprint, the options are the loader's."""
+    if "{}" not in template:
+        raise PriorError(f"the prompt template {template!r} has no place for the class name: write {{}} into it")
     factor = downsampling(pipeline.vae)
     if image_size is not None and (image_size < factor or image_size % factor):
         raise PriorError(f"image_size is {image_size}: this pipeline makes images of a multiple of {factor} pixels")
     latent_size = image_size // factor if image_size else pipeline.unet.config.sample_size
     return StableDiffusionPrior(
-        pipeline, latent_size, template, negative_prompt, identity, eta, device, batch_size
+        pipeline, latent_size, template, negative_prompt, identity, eta, device, batch_size, **speed
     )
 
 

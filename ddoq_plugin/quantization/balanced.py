@@ -28,10 +28,16 @@ def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int)
     shares[np.arange(len(supply)), labels] = supply
     total, costs, used = _alternate(gram, supply, demand, shares, limit)
     assignment = np.where(supply > 0, shares.argmax(axis=1), costs.argmin(axis=1))
+    centroids = _means(gram, used, supply)
+    masses = torch.full((clusters,), 1 / clusters, dtype=torch.float64)
+    distortion = total / float(gram.weights.sum())
+    if gram.norms is not None:
+        means = centroids if np.array_equal(shares, used) else _means(gram, shares, supply)
+        distortion = gram.distortion(centroids, means, masses)
     return Codebook(
-        centroids=_means(gram, used, supply).to(torch.float32),
-        masses=torch.full((clusters,), 1 / clusters, dtype=torch.float64),
-        distortion=total / float(gram.weights.sum()),
+        centroids=centroids.to(torch.float32),
+        masses=masses,
+        distortion=distortion,
         assignment=torch.from_numpy(assignment),
         nearest=torch.from_numpy(_nearest(shares, costs, assignment)),
     )

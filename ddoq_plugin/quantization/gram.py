@@ -1,17 +1,24 @@
 """Quantisation from the Gram matrix of a class: one symmetric product, then any number of K, seeds and restarts.
 
-Precision. The latents are centred and multiplied in float32 (float64 where d is at most 64, where that costs
-nothing); everything after the product is float64. An entry of a float32 product is wrong by at most about
-eps |x_i| |x_j| (eps = 2^-23), so a squared distance by 4 eps max |x|^2, the ``slack``, x taken from the class mean.
-A codebook whose mean squared distance is below 10^4 slacks is computed again from a float64 product. A distortion is
-therefore right to 1e-4 at the very worst; on latents, where distortion and variance are alike, it is right to 1e-7.
+Precision. Three kinds of product, each centred; everything after the product is float64:
+
+    rounded: exact, of samples rounded to 14 bits (see ``rounded``), where the processor has fast byte products;
+    single: float32;
+    double: float64, always taken where d is at most 64, where that costs nothing.
+
+An entry of a float32 product is wrong by at most about eps |x_i| |x_j| (eps = 2^-23), so a squared distance by
+4 eps max |x|^2, the ``slack``, x taken from the class mean; where samples are rounded, the square of the furthest that
+one can have moved is added. A codebook whose mean squared distance is below 10^4 slacks is computed again from the next
+finer product. So a distortion is right to 1e-4 at the very worst; on latents, where distortion and variance are alike,
+to 1e-7. Centroids and distortion come from the samples as they are, also where the partition is that of rounded ones.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +55,25 @@ class Gram:
     diagonal: np.ndarray
     weights: np.ndarray
     slack: float
+    norms: np.ndarray | None = None  # squared norms of the points as they are, where ``matrix`` is of rounded ones
+
+    @property
+    def finer(self) -> str:
+        """The next more precise kind of product."""
+        return "double" if self.norms is None else "single"
+
+    def distortion(self, centroids: Tensor, means: Tensor, masses: Tensor) -> float:
+        """Mean squared distance of the points, not rounded, to ``centroids`` [K, d] that stand for parts of them.
+
+        The parts have ``masses`` p_k [K] of sum 1 and ``means`` y_k [K, d]. With all vectors taken from the centre it
+        is the mean of |x|^2 plus sum_k p_k <z_k, z_k - 2 y_k>.
+        """
+        from .gram_kernels import inner_offsets
+
+        norms = self.diagonal if self.norms is None else self.norms
+        inner = np.empty(len(masses))
+        inner_offsets(centroids.numpy(), means.numpy(), self.centre.numpy(), inner)
+        return float(self.weights @ norms / self.weights.sum()) + float(masses.numpy() @ inner)
 
     def resolves(self, distances: np.ndarray) -> bool:
         """Whether squared ``distances`` [N] stand clear of the rounding errors of the products."""
@@ -65,10 +91,10 @@ class Gram:
 
         def block_means(block: Tensor) -> Tensor:
             rows = block[samples] if parts is None else block[samples] * parts.to(block.dtype)[:, None]
-            return torch.zeros(clusters, block.shape[1], dtype=block.dtype).index_add_(0, cells, rows) / masses
+            return torch.zeros(clusters, block.shape[1], dtype=block.dtype).index_add_(0, cells, rows).div_(masses)
 
-        # sums about the origin are as good as sums about the centre unless that is many spreads away
-        if self.points.dtype == self.centre.dtype and float(self.centre @ self.centre) <= 100 * self.diagonal.mean():
+        # sums about the origin are as good as sums about the centre unless that is further than a spread away
+        if self.points.dtype == self.centre.dtype and float(self.centre @ self.centre) <= self.diagonal.mean():
             return block_means(self.points)
         means = torch.empty(clusters, self.points.shape[1], dtype=self.centre.dtype)
         for columns, block in centred_blocks(self.points, self.centre):
@@ -76,10 +102,10 @@ class Gram:
         return means + self.centre
 
 
-def centred_blocks(points: Tensor, centre: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def centred_blocks(points: Tensor, centre: Tensor, width: int | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Yield ``points - centre`` by blocks of columns in the precision of ``centre``, each in the same small buffer."""
     count, dimensions = points.shape
-    width = min(dimensions, max(_BLOCK_WIDTH, _BLOCK_ELEMENTS // count))
+    width = min(dimensions, width or max(_BLOCK_WIDTH, _BLOCK_ELEMENTS // count))
     buffer = torch.empty(count * width, dtype=centre.dtype)
     for start in range(0, dimensions, width):
         columns = slice(start, min(start + width, dimensions))
@@ -87,43 +113,56 @@ def centred_blocks(points: Tensor, centre: Tensor) -> Iterator[tuple[slice, Tens
         yield columns, torch.sub(points[:, columns].to(centre.dtype), centre[columns], out=block)
 
 
-def gram_matrix(points: Tensor, weights: Tensor | None, name: str | None, *, double: bool = False) -> Gram:
-    """Centre ``points`` [N, d] (CPU) and multiply them: N^2 d operations at the speed of BLAS' syrk.
+def gram_matrix(points: Tensor, weights: Tensor | None, name: str | None, precision: str = "rounded") -> Gram:
+    """Centre ``points`` [N, d] (CPU) and multiply them, at least as precisely as ``precision`` says.
 
     Raises:
         QuantizationError: a sample holds NaN or infinity (named), or the squares exceed float64.
     """
-    from scipy.linalg.blas import dsyrk, ssyrk
+    from .rounded import rounded_gram, rounding_pays
 
-    from .gram_kernels import mirror
-
-    count = len(points)
-    dtype = torch.float64 if double or points.shape[1] <= DOUBLE_DIMENSIONS else torch.float32
-    centre = points.mean(dim=0, dtype=dtype)
-    # A triangle, added up over blocks of columns that are centred in the cache: no centred copy of the class is made
-    triangle = np.zeros((count, count), dtype=np.float32 if dtype == torch.float32 else np.float64, order="F")
-    syrk = ssyrk if dtype == torch.float32 else dsyrk
-    for _, block in centred_blocks(points, centre):
-        triangle = syrk(1.0, block.numpy().T, beta=1.0, c=triangle, trans=1, overwrite_c=1)
-    diagonal = np.diagonal(triangle).astype(np.float64)
+    precise = precision == "double" or points.shape[1] <= DOUBLE_DIMENSIONS
+    centre = points.mean(dim=0, dtype=torch.float64 if precise else torch.float32)
+    rounded = None
+    if precision == "rounded" and not precise and rounding_pays(*points.shape):
+        rounded = rounded_gram(points, centre)
+    matrix, norms, moved = rounded or (_float_products(points, centre), None, 0.0)
+    diagonal = matrix.diagonal().copy()
     largest = float(diagonal.max())
     if not math.isfinite(largest):
         check_finite(points, name)
-        if dtype == torch.float64:
+        if precise:
             raise too_large(name)
     # float32 squares of very large or very small latents overflow or vanish
-    if dtype == torch.float32 and not 1e-30 < largest < math.inf:
-        return gram_matrix(points, weights, name, double=True)
-    matrix = np.empty((count, count))
-    mirror(triangle, matrix)
+    if not precise and not 1e-30 < largest < math.inf:
+        return gram_matrix(points, weights, name, "double")
     return Gram(
         points=points,
         centre=centre,
         matrix=matrix,
         diagonal=diagonal,
-        weights=np.ones(count) if weights is None else weights.numpy(),
-        slack=4 * float(torch.finfo(dtype).eps) * largest,
+        weights=np.ones(len(points)) if weights is None else weights.numpy(),
+        slack=4 * float(torch.finfo(centre.dtype).eps) * largest + moved,
+        norms=norms,
     )
+
+
+def _float_products(points: Tensor, centre: Tensor) -> np.ndarray:
+    """Inner products float64 [N, N] of ``points - centre``, multiplied in the precision of ``centre`` by BLAS' syrk."""
+    from scipy.linalg.blas import dsyrk, ssyrk
+
+    from .gram_kernels import mirror
+
+    count = len(points)
+    single = centre.dtype == torch.float32
+    syrk = ssyrk if single else dsyrk
+    # A triangle, added up over blocks of columns that are centred in the cache: no centred copy of the class is made
+    triangle = np.zeros((count, count), dtype=np.float32 if single else np.float64, order="F")
+    for _, block in centred_blocks(points, centre):
+        triangle = syrk(1.0, block.numpy().T, beta=1.0, c=triangle, trans=1, overwrite_c=1)
+    matrix = np.empty((count, count))
+    mirror(triangle, matrix)
+    return matrix
 
 
 def gram_codebooks(
@@ -141,21 +180,22 @@ def gram_codebooks(
         QuantizationError: a sample holds NaN or infinity (named), or the squares exceed float64.
     """
     settings = settings or Settings()
-    gram = gram_matrix(points, weights, name)
+    grams = [gram_matrix(points, weights, name)]  # from coarse to fine, as far as needed
     found = {}
     for clusters, seed in keys:
-        labels = voronoi(gram, clusters, seed, settings)
-        distances = squared_distances(gram, labels, clusters)
-        if not gram.resolves(distances):
-            gram = gram_matrix(points, weights, name, double=True)
-            labels = voronoi(gram, clusters, seed, settings)
-            distances = squared_distances(gram, labels, clusters)
+        for level in itertools.count():
+            if level == len(grams):
+                grams.append(gram_matrix(points, weights, name, grams[-1].finer))
+            labels = voronoi(grams[level], clusters, seed, settings)
+            distances = squared_distances(grams[level], labels, clusters)
+            if grams[level].resolves(distances):
+                break
         if settings.balanced:
             from .balanced import balanced_codebook
 
-            found[clusters, seed] = balanced_codebook(gram, labels, clusters, settings.limit)
+            found[clusters, seed] = balanced_codebook(grams[level], labels, clusters, settings.limit)
         else:
-            found[clusters, seed] = voronoi_codebook(gram, labels, distances, clusters)
+            found[clusters, seed] = voronoi_codebook(grams[level], labels, distances, clusters)
     return found
 
 
@@ -217,4 +257,7 @@ def voronoi_codebook(gram: Gram, labels: np.ndarray, distances: np.ndarray, clus
     weights = torch.from_numpy(gram.weights)
     even = bool((weights == weights[0]).all())
     centroids = gram.means(slice(None), cells, None if even else weights, clusters)
-    return codebook_of(centroids, cells, torch.from_numpy(distances), weights)
+    book = codebook_of(centroids, cells, torch.from_numpy(distances), weights)
+    if gram.norms is None:
+        return book
+    return replace(book, distortion=gram.distortion(centroids, centroids, book.masses))

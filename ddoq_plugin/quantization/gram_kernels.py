@@ -33,6 +33,17 @@ def mirror(triangle, matrix):
 
 
 @compiled
+def inner_offsets(centroids, means, centre, inner):
+    """Fill ``inner`` [K] with <z_k, z_k - 2 y_k> of ``centroids`` z_k and ``means`` y_k [K, d] less ``centre``."""
+    for k in range(inner.size):
+        total = 0.0
+        for j in range(centre.size):
+            offset = np.float64(centroids[k, j] - centre[j])
+            total += offset * (offset - 2.0 * np.float64(means[k, j] - centre[j]))
+        inner[k] = total
+
+
+@compiled
 def _first_above(ascending, value):
     """Index of the first of ``ascending`` above ``value``, the last index if there is none."""
     low = 0

@@ -20,13 +20,12 @@ from ..seeding import generator
 from .checks import check_finite, too_large
 from .codebook import Codebook, codebook_of
 from .gram import RESOLVED, gram_codebooks
+from .products import BLOCK_ELEMENTS, affine
 
 _SUBSAMPLE = 2048  # samples of the starting codebook, or
 _SUBSAMPLE_PER_CLUSTER = 5  # times K where that is more
 _SUBSAMPLE_LIMIT = 8192  # beyond it the start is K random samples
-# elements of a block of samples, and of its distances: both stay in the cache until they are read again
-_BLOCK_ELEMENTS = 4 << 20
-_BLOCK_DISTANCES = 1 << 20
+_BLOCK_DISTANCES = 1 << 20  # of a block of samples to all codes, which stay in the cache
 _DOUBLE_DIMENSIONS = 64
 _TOLERANCE = 1e-5  # relative fall of the distortion at which the iteration ends
 
@@ -92,12 +91,12 @@ def assign(points: Tensor, weights: Tensor | None, codes: Tensor, centre: Tensor
     sums = torch.zeros(codes.shape, dtype=torch.float64, device=points.device)
     masses = torch.zeros(clusters, dtype=torch.float64, device=points.device)
     moved = codes - centre
-    squares = (moved * moved).sum(dim=1)
+    slopes, squares = -2 * moved, (moved * moved).sum(dim=1)
     largest = 0.0
-    block = max(256, min(_BLOCK_ELEMENTS // points.shape[1], _BLOCK_DISTANCES // clusters))
+    block = max(64, min(BLOCK_ELEMENTS // points.shape[1], _BLOCK_DISTANCES // clusters))
     for start in range(0, count, block):
         rows = points[start : start + block].to(codes.dtype) - centre
-        nearest, cells, norms = nearest_code(rows, moved, squares)
+        nearest, cells, norms = nearest_code(rows, slopes, squares)
         largest = max(largest, float(norms.max()))
         share = torch.ones_like(nearest) if weights is None else weights[start : start + block].to(codes.dtype)
         sums += cell_sums(cells, rows if weights is None else rows * share[:, None], clusters)
@@ -115,12 +114,12 @@ def assign(points: Tensor, weights: Tensor | None, codes: Tensor, centre: Tensor
     return Assigned(codes, labels, distances, means, total)
 
 
-def nearest_code(rows: Tensor, codes: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared distance to and index of the nearest of ``codes`` [K, d], and the squared norms of ``rows``, each [n].
+def nearest_code(rows: Tensor, slopes: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distance to and index of the nearest of K codes, and the squared norms of ``rows``, each [n].
 
-    ``squares`` [K] are the squared norms of the codes.
+    ``slopes`` [K, d] are the codes times -2, ``squares`` [K] their squared norms.
     """
-    offset, cells = torch.addmm(squares, rows, codes.T, alpha=-2.0).min(dim=1)
+    offset, cells = affine(rows, slopes, squares).min(dim=1)
     norms = torch.linalg.vector_norm(rows, dim=1).square()
     return (norms + offset).clamp_(min=0), cells, norms
 

@@ -130,7 +130,7 @@ class StreamingQuantizer:
             return
         rows = batch.to(self._codes.dtype) - self._centre
         codes = self._codes - self._centre
-        _, cells, _ = nearest_code(rows, codes, (codes * codes).sum(dim=1))
+        _, cells, _ = nearest_code(rows, -2 * codes, (codes * codes).sum(dim=1))
         gained = torch.bincount(cells, minlength=self.clusters).to(codes.dtype)
         self._counts += gained
         step = (cell_sums(cells, rows, self.clusters) - gained[:, None] * codes) / self._counts.clamp(min=1)[:, None]

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import QuantizationError
 from .checks import as_matrix, as_weights, check_finite, too_large
 from .precision import full_precision
+from .products import BLOCK_ELEMENTS, affine
 from .transport import transport_cost
 
 _BLOCK = 4096  # samples whose distances are held at once in the closed form
@@ -66,6 +67,14 @@ def squared_distances(points: Tensor, codes: Tensor) -> Tensor:
     low = points.shape[1] <= 256 or points.dtype == torch.float64
     dtype = torch.float64 if low else torch.float32
     centre = codes.to(dtype).mean(dim=0)  # distances far from the origin would cancel
-    left, right = points.to(dtype) - centre, codes.to(dtype) - centre
-    squares = torch.addmm((left * left).sum(dim=1)[:, None] + (right * right).sum(dim=1), left, right.T, alpha=-2.0)
-    return squares.clamp_(min=0)
+    moved = codes.to(dtype) - centre
+    slopes, squares = -2 * moved, moved.square().sum(dim=1)
+    found = torch.empty(len(points), len(codes), dtype=dtype, device=points.device)
+    height = max(64, BLOCK_ELEMENTS // points.shape[1])
+    buffer = torch.empty(min(height, len(points)), points.shape[1], dtype=dtype, device=points.device)
+    for start in range(0, len(points), height):
+        part = points[start : start + height]
+        rows = torch.sub(part.to(dtype), centre, out=buffer[: len(part)])
+        norms = torch.linalg.vector_norm(rows, dim=1).square()
+        torch.add(affine(rows, slopes, squares), norms[:, None], out=found[start : start + height])
+    return found.clamp_(min=0)

@@ -6,32 +6,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .costs import cost_table, training_cost_table
     from .figures import accuracy_figure, contact_sheet, w2_figure
     from .formatting import format_table
     from .frame import Run, load_rows, load_run, make_frame
     from .page import write_results
     from .run_folder import open_run, write_run_report
+    from .score_tables import score_table, scores_of_runs
     from .sentences import findings
-    from .smaller_tables import convergence_table, cost_table, distribution_table
+    from .smaller_tables import convergence_table, distribution_table
     from .statistics import detectable_difference, holm, paired_t_test
+    from .table_files import flat_table, run_tables, write_tables
     from .tables import cross_model_table
 
 _LAZY = {
+    "costs": ("cost_table", "training_cost_table"),
     "figures": ("accuracy_figure", "contact_sheet", "w2_figure"),
     "sentences": ("findings",),
     "formatting": ("format_table",),
     "frame": ("Run", "load_rows", "load_run", "make_frame"),
     "page": ("write_results",),
     "run_folder": ("open_run", "write_run_report"),
-    "smaller_tables": ("convergence_table", "cost_table", "distribution_table"),
+    "table_files": ("flat_table", "run_tables", "write_tables"),
+    "score_tables": ("score_table", "scores_of_runs"),
+    "smaller_tables": ("convergence_table", "distribution_table"),
     "statistics": ("detectable_difference", "holm", "paired_t_test"),
     "tables": ("cross_model_table",),
 }
 _HOME = {name: module for module, names in _LAZY.items() for name in names}
 __all__ = [
     "Run", "accuracy_figure", "contact_sheet", "convergence_table", "cost_table", "cross_model_table",
-    "detectable_difference", "distribution_table", "findings", "format_table", "holm", "load_rows", "load_run",
-    "make_frame", "open_run", "paired_t_test", "w2_figure", "write_results", "write_run_report",
+    "detectable_difference", "distribution_table", "findings", "flat_table", "format_table", "holm", "load_rows",
+    "load_run", "make_frame", "open_run", "paired_t_test", "run_tables", "score_table", "scores_of_runs",
+    "training_cost_table", "w2_figure", "write_results", "write_run_report", "write_tables",
 ]  # fmt: skip
 
 

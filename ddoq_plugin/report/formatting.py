@@ -20,7 +20,8 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
     """Return a table as text.
 
     Args:
-        table: of ``cross_model_table``, or one of the smaller tables of this package.
+        table: of ``cross_model_table``, or one of the smaller tables of this package. ``attrs`` give ``heading``,
+            ``footnotes`` and, for a table of means, ``digits`` after the point (default 1).
         style: "markdown", "latex" (needs booktabs), "csv" (heading and footnotes as # lines, one column per statistic)
             or "plain" (for a terminal).
 
@@ -49,11 +50,11 @@ def _cross_model(table: pd.DataFrame, style: str) -> tuple[str, list[list[str]],
             for key, record in records
         ]  # fmt: skip
         return heading, rows, ["method", "ipc", "clusters", *names, "note"]
-    usual = _usual_seeds(table, students)
+    usual, digits = _usual_seeds(table, students), table.attrs.get("digits", 1)
     noted = any(record["note", ""] for _, record in records)
     rows = [
         [*(_escape(part, style) for part in _line(key)),
-         *(_cell(record, student, usual, style) for student in students),
+         *(_cell(record, student, usual, digits, style) for student in students),
          *([_escape(record["note", ""], style)] if noted else [])]
         for key, record in records
     ]  # fmt: skip
@@ -70,13 +71,13 @@ def _usual_seeds(table: pd.DataFrame, students: Sequence[str]) -> int:
     return counts.most_common(1)[0][0] if counts else 0
 
 
-def _cell(record: dict, student: str, usual: int, style: str) -> str:
-    mean, std, n, failed, skipped, best, mark = (record[student, name] for name in STATISTICS)
-    lost = [f"{count} {what}" for count, what in ((failed, "failed"), (skipped, "skipped")) if count]
+def _cell(record: dict, student: str, usual: int, digits: int, style: str) -> str:
+    mean, std, n, failed, best, mark = (record[student, name] for name in STATISTICS)
+    lost = [f"{failed} failed"] if failed else []
     if not n:
         return f"– ({', '.join(lost)})" if lost else "–"
     separator = r"\pm" if style == "latex" else "±"
-    text = f"{mean:.1f}" + ("" if math.isnan(std) else f" {separator} {std:.1f}")
+    text = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" {separator} {std:.{digits}f}")
     if style == "latex":
         text = f"$\\mathbf{{{text}}}$" if best else f"${text}$"
         mark = mark.replace("=", "{=}").replace("†", r"\dagger").replace("‡", r"\ddagger")

@@ -15,13 +15,25 @@ from ..errors import EvaluationError
 
 FULL_DATA, FULL_DATA_TWICE = "full_data", "full_data_2x"
 REQUIRED = ("method", "label", "ipc", "clusters", "student", "seed", "status")
+STAGES = ("latents", "codebooks", "images", "distill", "label", "train")
+"""Stages whose cost a row knows; ``distill`` is all that making the set took, the first three included."""
+
+OF_TRAINING = ("images_per_second", "peak_memory_mb", "device")  # without a stage in their name, they are training's
+
+
+def cost_column(what: str, stage: str) -> str:
+    """Return the column of a stage's ``seconds``, ``images_per_second``, ``peak_memory_mb`` or ``device``."""
+    return what if stage == "train" and what in OF_TRAINING else f"{what}_{stage}"
+
+
 TEXTS = (
-    "settings", "weighting", "dataset", "prior", "teacher", "protocol", "error", "set_hash", "image_hash", "device",
-    "versions", "config_hash", "commit", "run", "space",
+    "settings", "weighting", "dataset", "prior", "teacher", "protocol", "error", "set_hash", "image_hash",
+    "versions", "config_hash", "commit", "run", "space", *(cost_column("device", stage) for stage in STAGES),
 )  # fmt: skip
 NUMBERS = (
-    "top1", "top5", "val_top1", "w2_used", "w2_uniform", "effective_sample_size", "seconds_distill", "seconds_train",
-    "seconds_label", "peak_memory_mb", "teacher_val_top1", "teacher_test_top1",
+    "top1", "top5", "val_top1", "w2_used", "w2_uniform", "effective_sample_size", "teacher_val_top1",
+    "teacher_test_top1",
+    *(cost_column(what, stage) for what in ("seconds", "images_per_second", "peak_memory_mb") for stage in STAGES),
 )  # fmt: skip
 COLUMNS = (*REQUIRED, *NUMBERS, *TEXTS)
 SETTING = ("dataset", "prior", "teacher", "protocol")  # what must be one and the same within a table

@@ -9,12 +9,12 @@ its numbers are no scores in [0, 1], and are kept apart under names that end in 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from ..errors import EvaluationError
-from .frame import FULL_DATA, distilled_rows
+from .frame import FULL_DATA, distilled_rows, row_key
 
 BALANCE = 0.5  # the weight w of arXiv 2505.13300, and the default of both evaluators of ddranking 0.2.0
 CELL = ["ipc", "student", "seed"]  # what a set and its random reference share
@@ -109,10 +109,12 @@ def scores_from_rows(
         there. Full data and reference are those of the same student and seed.
 
     Raises:
-        EvaluationError: there are no rows of the reference, or neither ``hard`` nor ``plain`` is given.
+        EvaluationError: there are no rows of the reference, neither ``hard`` nor ``plain`` is given, or a set is not
+            the same in all rows (by its hash).
     """
     if hard is None and plain is None:
         raise EvaluationError("scores need rows trained with class labels (LRS) or without augmentation (ARS)")
+    _check_same_sets([part for part in (soft, hard, plain) if part is not None])
     columns = {"set_soft": _sets(soft), "random_soft": _reference(soft, reference)}
     if hard is not None:
         columns |= {"set_hard": _sets(hard), "full_hard": _full(hard)}
@@ -141,6 +143,22 @@ def _sets(frame: pd.DataFrame) -> pd.DataFrame:
     done = distilled_rows(frame)
     done = done[(done["status"] == "done") & done["top1"].notna()]
     return done[["label", "clusters", *CELL, "top1"]].reset_index(drop=True)
+
+
+def _check_same_sets(frames: Sequence[pd.DataFrame]) -> None:
+    """Raise EvaluationError where a set of one name has several hashes: its accuracies belong to different images."""
+    keys = ["label", "clusters", "ipc", "seed"]
+    rows = pd.concat([distilled_rows(frame) for frame in frames if "set_hash" in frame.columns] or [pd.DataFrame()])
+    if rows.empty:
+        return
+    known = rows[rows["set_hash"].notna()].drop_duplicates([*keys, "set_hash"])
+    doubled = known[known.duplicated(keys)]
+    if len(doubled):
+        first = doubled.iloc[0]
+        raise EvaluationError(
+            f"{row_key(first)}, seed {first['seed']}, is not the same set in all runs (other settings, prior or code); "
+            "run them with one store and the same methods"
+        )
 
 
 def _reference(frame: pd.DataFrame, label: str) -> pd.DataFrame:

@@ -13,28 +13,32 @@ import pandas as pd
 from ..errors import EvaluationError
 from .formatting import format_table
 from .frame import Run
+from .score_tables import DatasetScores, scores_of_runs
 from .sentences import findings
-from .smaller_tables import convergence_table, cost_table, distribution_table
-from .tables import cross_model_table
+from .table_files import TITLES, run_tables, write_tables
 
 INTRODUCTION = (
     "Written by `ddoq report` from the result rows of the runs below; nothing here is edited by hand. Figures of "
     "different protocols, priors or datasets must not be compared with each other."
 )
 DEFAULT_PICTURES = "results"
+SCORES = "LRS and ARS"
 
 # folders of the machine that wrote the page say nothing to its reader
 ABSOLUTE_PATH = re.compile(r"(?<![\w.…/:)])/(?:[\w.@+-]+/)+(?P<name>[\w.@+-]+)")
 
 
-def write_results(runs: Sequence[Run], path: str | Path, *, pictures: str | Path | None = None) -> Path:
-    """Write the page of some runs.
+def write_results(
+    runs: Sequence[Run], path: str | Path, *, pictures: str | Path | None = None, tables: bool = True
+) -> Path:
+    """Write the page of some runs, and DD-Ranking's scores over them where they suffice.
 
     Args:
         runs: the runs, in the order of the page; their names must differ.
         path: the markdown file to write.
         pictures: folder for figures and copies of the contact sheets (``<pictures>/<run>/*.png``); default: ``results``
             beside the page. Links are relative to the page.
+        tables: whether to write the tables there, too (``<pictures>/<run>/tables``).
 
     Returns:
         The path of the page.
@@ -52,31 +56,43 @@ def write_results(runs: Sequence[Run], path: str | Path, *, pictures: str | Path
     folder = page.parent / DEFAULT_PICTURES if pictures is None else Path(pictures)
     parts = ["# Results\n", INTRODUCTION + "\n"]
     if len(runs) > 1:
-        parts.append("\n".join(f"- [{name}](#{_anchor(name)})" for name in names) + "\n")
-    parts += [_section(run, page, folder / _anchor(run.name)) for run in runs]
+        parts.append("\n".join(f"- [{name}](#{_anchor(name)})" for name in [*names, SCORES]) + "\n")
+    parts += [_section(run, page, folder / _anchor(run.name), tables) for run in runs]
+    parts.append(_scores(scores_of_runs(runs), page, folder / _anchor(SCORES)))
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(ABSOLUTE_PATH.sub(r"…/\g<name>", "\n".join(parts)), encoding="utf-8")
     return page
 
 
-def _section(run: Run, page: Path, folder: Path) -> str:
-    table = cross_model_table(run.frame)
+def _section(run: Run, page: Path, folder: Path, with_files: bool) -> str:
+    tables = run_tables(run)
+    if with_files:
+        write_tables(tables, folder / "tables")
+    shown = {name: f"### {TITLES[name]}\n\n{format_table(table)}" for name, table in tables.items()}
     parts = [f"## {run.name}\n"]
     if run.meta.get("notes"):
         parts.append(str(run.meta["notes"]).strip() + "\n")
-    parts += ["### Accuracy\n", format_table(table)]
+    parts += [text for name, text in shown.items() if name.startswith("accuracy")]
     parts += ["### What these numbers support, and what not\n", _list(findings(run.frame))]
     parts.append(_figures(run, page, folder))
-    for title, make in (
-        ("Distance to the data", distribution_table),
-        ("Are the students trained to convergence?", convergence_table),
-        ("Cost", cost_table),
-    ):
-        smaller = make(run.frame)
-        if len(smaller):
-            parts += [f"### {title}\n", format_table(smaller)]
+    parts += [text for name, text in shown.items() if not name.startswith("accuracy")]
     parts += [_contact_sheets(run, page, folder), "### How it was made\n", _provenance(run, page, folder)]
     return "\n".join(part for part in parts if part)
+
+
+def _scores(found: Sequence[DatasetScores], page: Path, folder: Path) -> str:
+    """Return the section on LRS and ARS: a table for each dataset that has one, and what the runs lack."""
+    parts = [f"## {SCORES}\n"]
+    for scores in found:
+        if scores.table is not None:
+            place = folder / _anchor(scores.dataset)
+            write_tables({"lrs_ars": scores.table}, place)
+            scores.rows.to_csv(place / "scores.csv", index=False)
+            link = os.path.relpath(place / "scores.csv", page.parent)
+            parts.append(f"{format_table(scores.table)}- The accuracies behind them: [scores.csv]({link})\n")
+        if scores.missing:
+            parts.append(_list([scores.missing]))
+    return "\n".join(parts)
 
 
 def _figures(run: Run, page: Path, folder: Path) -> str:
@@ -175,8 +191,6 @@ def _yaml(content: object) -> str:
 
 
 def _picture(title: str, file: Path, page: Path) -> str:
-    import os
-
     link = Path(os.path.relpath(file.resolve(), page.parent.resolve())).as_posix()
     return f"![{title}]({link})\n"
 

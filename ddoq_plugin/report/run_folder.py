@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from .frame import Run, load_run
-from .smaller_tables import convergence_table, cost_table, distribution_table
-from .tables import cross_model_table
+from .table_files import run_tables, write_tables
 
-STYLES = {"markdown": "md", "latex": "tex", "csv": "csv"}
 SHOWN_IPC = 10  # a contact sheet shows at most this many images a class
 
 
@@ -24,7 +22,7 @@ def open_run(folder: str | Path) -> Run:
 def write_run_report(folder: str | Path) -> str:
     """Write page, tables and pictures into a run's folder; return the table as text, and where the files are.
 
-    ``tables/`` gets every table as Markdown, LaTeX and CSV, and the rows as CSV and Parquet.
+    ``tables/`` gets every table as Markdown, LaTeX, CSV and Parquet, and the rows as CSV and Parquet.
     Raises EvaluationError where the folder has no rows.
     """
     from .formatting import format_table
@@ -32,21 +30,11 @@ def write_run_report(folder: str | Path) -> str:
 
     folder = Path(folder)
     run = open_run(folder)
-    tables = {
-        "accuracy": cross_model_table(run.frame),
-        "distribution": distribution_table(run.frame),
-        "convergence": convergence_table(run.frame),
-        "cost": cost_table(run.frame),
-    }
-    (folder / "tables").mkdir(exist_ok=True)
-    for name, table in tables.items():
-        if not len(table):
-            continue
-        for style, suffix in STYLES.items():
-            (folder / "tables" / f"{name}.{suffix}").write_text(format_table(table, style=style), encoding="utf-8")
+    tables = run_tables(run)
+    write_tables(tables, folder / "tables")
     run.frame.to_csv(folder / "tables" / "rows.csv", index=False)
     run.frame.to_parquet(folder / "tables" / "rows.parquet", index=False)
-    page = write_results([run], folder / "RESULTS.md", pictures=folder / "figures")
+    page = write_results([run], folder / "RESULTS.md", pictures=folder / "figures", tables=False)
     text = format_table(tables["accuracy"], style="plain")
     return f"{text}\n\nThe page: {page}\nTables: {folder / 'tables'}\nDistilled sets: {folder / 'sets'}"
 

@@ -1,4 +1,4 @@
-"""The tables beside the cross-model table: W2 and effective sample size, costs, convergence."""
+"""The tables beside the cross-model table: W2 and effective sample size, convergence; and their building blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .frame import FULL_DATA, FULL_DATA_TWICE, RowKey, distilled_rows, make_frame, row_key, sort_keys, students_of
+from .frame import FULL_DATA, FULL_DATA_TWICE, RowKey, distilled_rows, make_frame, row_key, sort_keys
 from .frame import values_by_seed as _values
 
 CONVERGED_WITHIN = 1.0  # percentage points between full-data validation accuracy and that at twice the steps
@@ -22,55 +22,27 @@ def distribution_table(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = make_frame(frame)
     sets = distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters", "seed"])
-    grouped = _by_line(sets[sets["effective_sample_size"].notna() | sets["w2_used"].notna()])
+    grouped = by_line(sets[sets["effective_sample_size"].notna() | sets["w2_used"].notna()])
     rows = []
     for line in sort_keys(list(grouped)):
-        used, uniform = (_mean(grouped[line], name) for name in ("w2_used", "w2_uniform"))
+        used, uniform = (mean_of(grouped[line], name) for name in ("w2_used", "w2_uniform"))
         rows.append(
             {
-                **_keys(line),
+                **keys_of(line),
                 "space": _text(grouped[line], "space"),
                 "W2": used,
                 "W2, equal weights": uniform,
                 "reduction %": None if not used or not uniform else 100 * (1 - used / uniform),
-                "effective images": _mean(grouped[line], "effective_sample_size"),
+                "effective images": mean_of(grouped[line], "effective_sample_size"),
             }
         )
-    table = _table(rows, ["method", "IPC", "K", "space", "W2", "W2, equal weights", "reduction %", "effective images"])
+    measured = ["space", "W2", "W2, equal weights", "reduction %", "effective images"]
+    table = table_of(rows, ["method", "IPC", "K", *measured])
     if table["space"].eq("").all():
         table = table.drop(columns="space")
     table.attrs["heading"] = (
         "W2 (not squared) between the latents of a class and the distinct points of its set, mean over classes and "
         "seeds; effective images per class: (Σw)² / Σw²."
-    )
-    return table
-
-
-def cost_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return what a set costs: seconds to distil and to label it, seconds to train each student, peak memory."""
-    frame = make_frame(frame)
-    frame = frame[(frame["status"] == "done") & (frame["method"] != FULL_DATA_TWICE)]
-    students, grouped = students_of(frame), _by_line(frame)
-    rows = []
-    for line in sort_keys(list(grouped)):
-        part = grouped[line]
-        trained = {
-            f"train {student}, s": _mean(part[part["student"] == student], "seconds_train") for student in students
-        }
-        rows.append(
-            {
-                **_keys(line),
-                "distil, s": _mean(part.drop_duplicates("seed"), "seconds_distill"),
-                "label, s": _mean(part.drop_duplicates("seed"), "seconds_label"),
-                **trained,
-                "peak memory, MB": part["peak_memory_mb"].max(),
-            }
-        )
-    trainings = [f"train {student}, s" for student in students]
-    table = _table(rows, ["method", "IPC", "K", "distil, s", "label, s", *trainings, "peak memory, MB"])
-    table.attrs["heading"] = (
-        "Wall-clock seconds, mean over seeds, on the machine of the run, shared with its other tasks; a set that was "
-        "in the store keeps the time of its making; the largest peak memory of a training process."
     )
     return table
 
@@ -103,7 +75,7 @@ def convergence_table(frame: pd.DataFrame) -> pd.DataFrame:
                 "converged": "yes" if abs(long - short) <= CONVERGED_WITHIN else "no",
             }
         )
-    table = _table(rows, ["student", "val %", "val % at twice the steps", "difference", "seeds", "converged"])
+    table = table_of(rows, ["student", "val %", "val % at twice the steps", "difference", "seeds", "converged"])
     table.attrs["heading"] = (
         "Full training data, validation accuracy; a protocol counts as converged for a student when twice the steps "
         f"change it by at most {CONVERGED_WITHIN:g} point."
@@ -111,16 +83,19 @@ def convergence_table(frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _by_line(frame: pd.DataFrame) -> dict[RowKey, pd.DataFrame]:
+def by_line(frame: pd.DataFrame) -> dict[RowKey, pd.DataFrame]:
+    """Return the rows of each line of a table."""
     keys = [row_key(row) for row in frame.to_dict("records")]
     return {key: frame[[other == key for other in keys]] for key in dict.fromkeys(keys)}
 
 
-def _keys(line: RowKey) -> dict[str, object]:
+def keys_of(line: RowKey) -> dict[str, object]:
+    """Return the columns that name a line."""
     return {"method": "full data" if line.label == FULL_DATA else line.label, "IPC": line.ipc, "K": line.clusters}
 
 
-def _mean(frame: pd.DataFrame, column: str) -> float | None:
+def mean_of(frame: pd.DataFrame, column: str) -> float | None:
+    """Return the mean of the values that are there, or None."""
     found = frame[column].dropna()
     return float(found.mean()) if len(found) else None
 
@@ -129,9 +104,10 @@ def _text(frame: pd.DataFrame, column: str) -> str:
     return ", ".join(sorted({str(value) for value in frame[column].dropna()}))
 
 
-def _table(rows: Sequence[dict[str, object]], columns: list[str]) -> pd.DataFrame:
+def table_of(rows: Sequence[dict[str, object]], columns: list[str]) -> pd.DataFrame:
+    """Return lines as a frame with these columns; counts are nullable integers."""
     table = pd.DataFrame(rows, columns=columns)
-    for name in ("IPC", "K", "seeds"):
+    for name in ("IPC", "K", "seeds", "trainings"):
         if name in table.columns:
             table[name] = table[name].astype("Int64")
     return table

@@ -33,7 +33,7 @@ from .statistics import detectable_difference
 METRICS = {"top1": "top-1 accuracy in % on the test split", "top5": "top-5 accuracy in % on the test split",
            "val_top1": "top-1 accuracy in % on the validation split"}  # fmt: skip
 MEAN = "mean over students"
-STATISTICS = ("mean", "std", "n", "failed", "skipped", "best", "mark")
+STATISTICS = ("mean", "std", "n", "failed", "best", "mark")
 
 
 def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
@@ -46,10 +46,10 @@ def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame
     Returns:
         One line per (method, IPC, clusters), full data last (NA there). Columns are (student, statistic) for every
         student and for "mean over students": ``mean`` and ``std`` (percent; the sample standard deviation over seeds),
-        ``n`` seeds, ``failed`` and ``skipped`` trainings, ``best`` (highest mean of its IPC and student), ``mark``:
-        † differs from D4M, ‡ from random selection by a paired t test over seeds at 5 % after Holm's
-        correction over the table; =† and =‡ where the paired differences do not vary. ("note", "") names a
-        line with the very same sets. The mean over students takes the seeds that every student has; it is not tested.
+        ``n`` seeds, ``failed`` trainings, ``best`` (highest mean of its IPC and student), ``mark``: † differs from
+        D4M, ‡ from random selection by a paired t test over seeds at 5 % after Holm's correction over the table; =†
+        and =‡ where the paired differences do not vary. ("note", "") names a line with the very same sets. The mean
+        over students takes the seeds that every student has; it is not tested.
         ``attrs["heading"]`` and ``attrs["footnotes"]`` are the sentences that belong over and under the table.
 
     Raises:
@@ -64,22 +64,16 @@ def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame
     values = values_by_seed(frame, metric)
     comparisons = compare_with_references(frame, metric)
     lines = sort_keys([row_key(row) for row in frame.to_dict("records")])
-    cells = {(line, student): _cell(values.get((line, student), {})) for line in lines for student in students}
+    cells = {(line, student): cell_of(values.get((line, student), {})) for line in lines for student in students}
     for line in lines:
-        cells[line, MEAN] = _cell(mean_over_students(values, line, students))
+        cells[line, MEAN] = cell_of(mean_over_students(values, line, students))
     _count_unfinished(cells, frame, metric)
     for comparison in comparisons:
         cells[comparison.line, comparison.student]["mark"] += comparison.mark
-    _mark_best(cells, lines, [*students, MEAN], frame)
+    mark_best(cells, lines, [*students, MEAN])
     same = identical_lines(frame)
-    content = {
-        (student, name): [cells[line, student][name] for line in lines]
-        for student in [*students, MEAN]
-        for name in STATISTICS
-    }
-    content["note", ""] = [f"identical by construction to {same[line]}" if line in same else "" for line in lines]
-    table = pd.DataFrame(content, index=_index(lines))
-    table.columns = pd.MultiIndex.from_tuples(content, names=["student", "statistic"])
+    notes = [f"identical by construction to {same[line]}" if line in same else "" for line in lines]
+    table = frame_of_cells(cells, lines, [*students, MEAN], notes)
     table.attrs["heading"] = heading
     table.attrs["footnotes"] = footnotes(frame, metric, comparisons, same)
     return table
@@ -99,7 +93,7 @@ def describe_setting(frame: pd.DataFrame, metric: str = "top1") -> str:
         f"prior {prior or 'none'}",
         f"protocol {protocol or 'not stated'}",
         _describe_teacher(frame),
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {_ranges(seeds)}",
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}",
         "mean ± sample standard deviation over seeds",
     ]
     return "; ".join(parts) + "."
@@ -125,14 +119,11 @@ def footnotes(
             "test."
         )
     said += _detectable(tested)
-    said += [
-        f"{line} is identical by construction to {earlier}: the same sets, trained once."
-        for line, earlier in same.items()
-    ]
-    unfinished = frame["status"].value_counts()
-    for status, what in (("failed", "failed"), ("skipped", "were skipped")):
-        if unfinished.get(status, 0):
-            said.append(f"{unfinished[status]} of {len(frame)} rows {what}: they count in no mean.")
+    if same:  # the column "note" names them
+        said.append("Lines that are identical by construction are the very same sets, trained and tested once.")
+    failed = int((frame["status"] == "failed").sum())
+    if failed:
+        said.append(f"{failed} of {len(frame)} rows failed: they count in no mean.")
     return said
 
 
@@ -165,35 +156,36 @@ def _describe_teacher(frame: pd.DataFrame) -> str:
     return f"teacher {teacher}" + (f" ({accuracy})" if accuracy else "")
 
 
-def _ranges(seeds: Sequence[int]) -> str:
+def ranges(seeds: Sequence[int]) -> str:
+    """Return seeds as text, in a row as "0 to 2"."""
     if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
         return f"{seeds[0]} to {seeds[-1]}"
     return ", ".join(map(str, seeds)) or "none"
 
 
-def _cell(by_seed: Mapping[int, float]) -> dict:
+def cell_of(by_seed: Mapping[int, float]) -> dict:
+    """Return the statistics of one cell from its values by seed."""
     found = list(by_seed.values())
     return {
         "mean": statistics.fmean(found) if found else math.nan,
         "std": statistics.stdev(found) if len(found) > 1 else math.nan,
         "n": len(found),
         "failed": 0,
-        "skipped": 0,
         "best": False,
         "mark": "",
     }
 
 
 def _count_unfinished(cells: dict, frame: pd.DataFrame, metric: str) -> None:
-    """Count trainings without a value: failed, skipped, or finished without this metric (counted as failed)."""
+    """Count trainings without a value as failed."""
     for row in frame.to_dict("records"):
         if row["status"] != "done" or pd.isna(row[metric]):
-            kind = "skipped" if row["status"] == "skipped" else "failed"
-            cells[row_key(row), row["student"]][kind] += 1
-            cells[row_key(row), MEAN][kind] += 1
+            cells[row_key(row), row["student"]]["failed"] += 1
+            cells[row_key(row), MEAN]["failed"] += 1
 
 
-def _mark_best(cells: dict, lines: Sequence[RowKey], columns: Sequence[str], frame: pd.DataFrame) -> None:
+def mark_best(cells: dict, lines: Sequence[RowKey], columns: Sequence[str]) -> None:
+    """Mark the highest mean of each IPC and column among the distilled sets' lines."""
     distilled = [line for line in lines if line.ipc is not None]
     for ipc in {line.ipc for line in distilled}:
         for column in columns:
@@ -201,6 +193,19 @@ def _mark_best(cells: dict, lines: Sequence[RowKey], columns: Sequence[str], fra
             highest = max((cell["mean"] for cell in rivals if cell["n"]), default=None)
             for cell in rivals:
                 cell["best"] = highest is not None and cell["mean"] == highest
+
+
+def frame_of_cells(
+    cells: Mapping[tuple[RowKey, str], dict], lines: Sequence[RowKey], columns: Sequence[str], notes: Sequence[str]
+) -> pd.DataFrame:
+    """Return cells as a table: (method, IPC, clusters) x (column, statistic), and a note a line."""
+    content = {
+        (column, name): [cells[line, column][name] for line in lines] for column in columns for name in STATISTICS
+    }
+    content["note", ""] = list(notes)
+    table = pd.DataFrame(content, index=_index(lines))
+    table.columns = pd.MultiIndex.from_tuples(content, names=["student", "statistic"])
+    return table
 
 
 def _index(lines: Sequence[RowKey]) -> pd.MultiIndex:

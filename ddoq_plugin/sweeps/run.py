@@ -27,9 +27,12 @@ from ..errors import ConfigError
 from ..provenance import machine, provenance_columns
 from ..report import load_rows
 from ..store import write_atomic
+from .crew import ATTEMPTS, Item, WorkerLost
 from .grid import Grid, RowSpec, SetSpec, make_grid, row_key
+from .jobs import Job
+from .resolve import check_device, resolved
 from .rows import describe_row, failure, read_row, write_row
-from .stages import RayStages, codebook_jobs
+from .stages import Stages
 from .trials import Trial, run_trials
 from .workshop import Workshop
 
@@ -59,24 +62,26 @@ def sweep(
         config = load_config(config, overrides)
     elif overrides:
         config = valid(SweepConfig, {**config.model_dump(), **overrides})
-    config = _absolute(config)
+    config = resolved(config)
     workshop = Workshop(config, progress=progress)
+    if address is None:
+        check_device(config.resources.device)
     grid = make_grid(config)
     workshop.check(grid)
-    folder = config.output_folder
-    run = _Run(config, workshop, grid, folder, progress)
-    with run.alone():
-        run.prepare_folder()
-        missing = run.missing()
-        run.say(f"{len(grid.rows)} rows, {len(grid.rows) - len(missing)} of them finished; {folder}")
-        if missing:
-            run.say("starting Ray")
-            with _ray(address):
-                run.make_all()
-        if missing or not (folder / "meta.json").exists():  # it describes where the rows were made
-            run.write_meta()
-    frame = load_rows(folder)
-    return SweepResult(folder, frame, int((frame["status"] == "failed").sum()))
+    run = _Run(config, workshop, grid, config.output_folder, progress)
+    with Stages(workshop, address, run.say, progress=progress) as stages:
+        if run.missing():
+            stages.check_images()  # before the run's folder is made, as everything that can be wrong
+        with run.alone():
+            run.prepare_folder()
+            missing = run.missing()
+            run.say(f"{len(grid.rows)} rows, {len(grid.rows) - len(missing)} of them finished; {run.folder}")
+            if missing:
+                run.make_all(stages)
+            if missing or not (run.folder / "meta.json").exists():  # it describes where the rows were made
+                run.write_meta()
+    frame = load_rows(run.folder)
+    return SweepResult(run.folder, frame, int((frame["status"] == "failed").sum()))
 
 
 @dataclass
@@ -130,48 +135,78 @@ class _Run:
                 link.unlink()
 
     def missing(self) -> dict[str, RowSpec]:
-        """Return the rows that are not on disk as done; failed ones are tried again."""
-        return {
-            key: row for key, row in self.rows.items() if (read_row(self.row_folder, key) or {}).get("status") != "done"
-        }
+        """Return the rows that are not on disk as done, or set aside as done; failed ones are tried again."""
+        other = self.row_folder / "other"
+        found = {key: read_row(self.row_folder, key) or read_row(other, key) or {} for key in self.rows}
+        return {key: row for key, row in self.rows.items() if found[key].get("status") != "done"}
 
-    def make_all(self) -> None:
-        """Make what is missing. The prior is trained while the full-data students already use the other cores."""
+    def make_all(self, stages: Stages) -> None:
+        """Make what is missing. While a prior is trained, the students of all data already use the other cores."""
         missing = self.missing()
         sets = list({spec.title: spec for spec in (row.set for row in missing.values()) if spec is not None}.values())
-        stages = RayStages(self.config, progress=self.progress)
-        prior = stages.start("prepare_prior") if sets and self.config.prior is not None else None
-        if self.config.teacher is not None:
-            stages.watch(stages.start("prepare_teacher"), "teacher")
-        whole = {key: row for key, row in missing.items() if row.set is None}
-        self.train(stages, [Trial(None, row.kind, row.student, row.seed, (key,)) for key, row in whole.items()])
+        prior = teacher = None
+        if self.to_train("prior") and sets:
+            prior = stages.submit("prior", Job(None, "the training of the prior"))
+        if self.to_train("teacher"):
+            teacher = stages.submit("teacher", Job(None, "the training of the teacher"))
+        self.require(stages, teacher, "teacher")
         if prior is not None:
-            stages.watch(prior, "prior")
+            stages.release_idle()
+            self.train(stages, self.whole_trials(missing))
+            self.require(stages, prior, "prior")
         made = self.make_sets(stages, sets)
-        self.train(stages, self.trials(missing, made))
+        stages.dismiss()
+        missing = self.missing()
+        self.train(stages, self.whole_trials(missing) + self.set_trials(missing, made))
 
-    def make_sets(self, stages: RayStages, sets: list[SetSpec]) -> dict[str, tuple[SetSpec, str]]:
+    def to_train(self, what: str) -> bool:
+        """Return whether the prior or the teacher has yet to be made."""
+        shop = self.workshop
+        if what == "prior":
+            trained = self.config.prior is not None and self.config.prior.train is not None
+            return trained and not shop.stored("priors", shop.prior_source.key)
+        return shop.evaluator.teacher_key is not None and not shop.stored("teachers", shop.evaluator.teacher_key)
+
+    def require(self, stages: Stages, item: Item | None, description: str) -> None:
+        """Wait for what everything else needs; its error ends the sweep."""
+        if item is not None:
+            stages.finish([item], description)
+            if item.problem is not None:
+                raise item.problem
+
+    def make_sets(self, stages: Stages, sets: list[SetSpec]) -> dict[str, tuple[SetSpec, str]]:
         """Distil the sets and label them; return set hash by title. A set that fails makes its rows fail, no others."""
-        jobs = codebook_jobs(sets, self.workshop.data.num_classes, stages.slots)
-        for _, outcome in stages.map("fill_codebooks", jobs, "codebooks"):
-            if isinstance(outcome, Exception):  # each set that needs one will try for itself, and fail with its reason
-                self.say(f"codebooks could not be made beforehand: {outcome}")
+        lost = stages.prepare([spec for spec in sets if not self.workshop.has_set(spec)])
+        for spec in sets:
+            if spec.title in lost:
+                self.fail_set(spec, lost[spec.title])
+        sets = [spec for spec in sets if spec.title not in lost]
         made: dict[str, tuple[SetSpec, str]] = {}
-        images: dict[tuple[str, int], SetSpec] = {}
-        for spec, outcome in stages.map("distill", sets, "distilled sets"):
-            if isinstance(outcome, Exception):
-                self.fail({key: row for key, row in self.missing().items() if row.set == spec}, outcome)
+        alike: dict[tuple[str, int], list[SetSpec]] = {}
+        items = stages.map("assemble", [Job(spec, f"set {spec.title}") for spec in sets], "distilled sets")
+        for spec, item in zip(sets, items, strict=True):
+            if item.problem is not None:
+                self.fail_set(spec, item.problem)
                 continue
-            made[spec.title] = (spec, outcome["hash"])
-            images.setdefault((outcome["image_hash"], spec.seed), spec)
-            self.link(spec, outcome["folder"])
+            made[spec.title] = (spec, item.result["hash"])
+            alike.setdefault((item.result["image_hash"], spec.seed), []).append(spec)
+            self.link(spec, item.result["folder"])
         if self.workshop.evaluator.protocol.label_mode == "soft_stored":
-            for spec, outcome in stages.map("label", list(images.values()), "soft labels"):
-                if isinstance(outcome, Exception):
-                    self.say(f"soft labels of {spec.title} could not be made beforehand: {outcome}")
+            groups = list(alike.values())
+            items = stages.map("label", [Job(group[0], f"labels of {group[0].title}") for group in groups], "labels")
+            for group, item in zip(groups, items, strict=True):
+                if isinstance(item.problem, WorkerLost):
+                    for spec in group:
+                        self.fail_set(spec, item.problem)
+                        del made[spec.title]
+            stages.tell([item for item in items if item.problem is not None])
         return made
 
-    def trials(self, missing: dict[str, RowSpec], made: dict[str, tuple[SetSpec, str]]) -> list[Trial]:
+    def whole_trials(self, missing: dict[str, RowSpec]) -> list[Trial]:
+        """Return the missing trials on all data."""
+        return [Trial(None, row.kind, row.student, row.seed, (key,)) for key, row in missing.items() if row.set is None]
+
+    def set_trials(self, missing: dict[str, RowSpec], made: dict[str, tuple[SetSpec, str]]) -> list[Trial]:
         """Group the missing rows into trials: sets that are the same to the bit are trained once."""
         groups: dict[tuple[str, str, int], list[str]] = {}
         for key, row in missing.items():
@@ -182,15 +217,17 @@ class _Run:
             for (_, student, seed), keys in groups.items()
         ]
 
-    def train(self, stages: RayStages, trials: list[Trial]) -> None:
+    def train(self, stages: Stages, trials: list[Trial]) -> None:
         """Run trials under Ray Tune; rows of a trial that died with its worker are written as failed."""
         if not trials:
             return
         described = [(trial, {key: self.base_row(key) for key in trial.keys}) for trial in trials]
-        run_trials(self.config, described, self.row_folder, progress=self.progress)
-        lost = {key: row for trial in trials for key, row in ((k, self.rows[k]) for k in trial.keys)}
-        lost = {key: row for key, row in lost.items() if read_row(self.row_folder, key) is None}
-        self.fail(lost, RuntimeError("the worker process died (out of memory?)"))
+        run_trials(self.config, stages.known, described, self.row_folder, progress=self.progress)
+        lost = {key: self.rows[key] for trial in trials for key in trial.keys if read_row(self.row_folder, key) is None}
+        self.fail(lost, RuntimeError(f"the training ended its worker process {ATTEMPTS} times (out of memory?)"))
+
+    def fail_set(self, spec: SetSpec, problem: Exception) -> None:
+        self.fail({key: row for key, row in self.missing().items() if row.set == spec}, problem)
 
     def fail(self, rows: dict[str, RowSpec], problem: Exception) -> None:
         for key in rows:
@@ -226,45 +263,3 @@ class _Run:
     def write_meta(self) -> None:
         """Write what the tables say beside the rows: data, protocol, teacher, prior, machine, versions, commit."""
         write_atomic(self.folder / "meta.json", json.dumps(self.workshop.describe() | machine(), indent=1, default=str))
-
-
-@contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start Ray on this machine and stop it at the end."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 halves the speed on a shared machine
-    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
-    options = {} if address else {"include_dashboard": False}
-    ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _absolute(config: SweepConfig) -> SweepConfig:
-    """Workers run in other folders: make the paths of a config absolute."""
-    paths = {"output": str(config.output_folder.resolve()), "store": str(config.store_folder.resolve())}
-    paths["plugins"] = [str(Path(plugin).resolve()) for plugin in config.plugins]
-    dataset = {
-        name: str(Path(value).resolve()) if name in ("path", "root") else value
-        for name, value in config.dataset.options().items()
-    }
-    content = config.model_dump() | paths | {"dataset": {"name": config.dataset.name, **dataset}}
-    content["protocol"] = _existing(config.protocol)
-    if config.teacher is not None:
-        content["teacher"]["protocol"] = _existing(config.teacher.protocol)
-    if config.prior is not None:
-        content["prior"] |= {"path": _existing(config.prior.path), "train": _existing(config.prior.train)}
-    if config.teacher is not None:
-        content["teacher"]["weights"] = _existing(config.teacher.weights)
-    return SweepConfig(**content)
-
-
-def _existing(text: str | None) -> str | None:
-    """Return the absolute path of what exists as a file or folder; anything else is a name (or a hub id)."""
-    return str(Path(text).resolve()) if text is not None and Path(text).exists() else text

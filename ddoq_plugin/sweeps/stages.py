@@ -1,128 +1,162 @@
-"""The shared stages as Ray tasks: prior, teacher, codebooks, sets, soft labels.
+"""The stages of a sweep on a Ray cluster: check, prior and teacher, encode, quantise, generate, assemble, label.
 
-A task does one thing of the worker's :class:`Workshop` and leaves its result in the store; what it returns is small.
+One crew is at work at a time. Stages that ask for the same resources share it; otherwise it is dismissed, so that its
+memory is free before the next stage begins. (Students are trained by Ray Tune, in ``trials.py``.)
 """
 
 from __future__ import annotations
 
-import functools
+import os
+import socket
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..config import SweepConfig
-from ..errors import DDOQError
+from ..config import STAGES
+from ..errors import DataError, DDOQError
 from ..progress import bar
+from .crew import Crew, Item, WorkerLost, check_resources
 from .grid import SetSpec
+from .jobs import Job, codebook_jobs, encode_jobs, generate_jobs
+from .known import Known, is_index
 from .workshop import Workshop
 
+RESOURCES = {"check": "encode", "prior": "train", "teacher": "train", "assemble": "generate"}  # the rest: their own
 
-class RayStages:
-    """Runs stages of a config as Ray tasks with the config's resources."""
 
-    def __init__(self, config: SweepConfig, *, progress: bool = True) -> None:
+class Stages:
+    """Runs stages of a driver's workshop. Ray is connected to when it is first needed, and left in the end.
+
+    ``address`` is a cluster's; None starts Ray on this machine. Raises DDOQError where no cluster answers or no node
+    has what a worker asks for.
+    """
+
+    def __init__(self, workshop: Workshop, address: str | None, say: Callable[[str], None], *, progress: bool) -> None:
+        self.workshop, self.config, self._address, self._say = workshop, workshop.config, address, say
+        self._progress, self._text = progress, workshop.config.model_dump_json()
+        self._known: Known | None = None
+        self._crew: Crew | None = None
+        self._started_ray = False
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.dismiss()
+        if self._started_ray:
+            import ray
+
+            ray.shutdown()
+
+    @property
+    def known(self) -> Known:
+        """What workers are told; connects to Ray."""
+        if self._known is None:
+            import ray
+
+            if not ray.is_initialized():
+                self._say("starting Ray" if self._address is None else f"connecting to Ray at {self._address}")
+                connect(self._address)
+                self._started_ray = True
+            for stage in STAGES:
+                check_resources(stage, self.config.resources.of(stage))
+            data = self.workshop.data
+            self._known = Known(ray.put(data) if is_index(data) else None, self.workshop.prior_facts)
+        return self._known
+
+    def submit(self, stage: str, job: Job) -> Item:
+        """Queue one job of a stage; see :meth:`finish`."""
         import ray
 
-        self._text, self._progress = config.model_dump_json(), progress
-        resources = config.resources
-        self._task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(run_stage)
-        available = ray.cluster_resources()
-        slots = available.get("CPU", 1) / resources.cpus
-        if resources.gpus:
-            slots = min(slots, available.get("GPU", 0) / resources.gpus)
-        if slots < 1:
-            raise DDOQError(
-                f"a task asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs and Ray has "
-                f"{available.get('CPU', 0):g} and {available.get('GPU', 0):g}; lower resources: in the config"
-            )
-        self.slots = int(slots)
+        known, kind = self.known, RESOURCES.get(stage, stage)
+        resources = self.config.resources.of(kind)
+        if self._crew is None or self._crew.resources != resources:
+            self.dismiss()
+            self._crew = Crew(ray.put((self._text, kind, known)), resources, self._say)
+        return self._crew.submit(stage, job.argument, job.title)
 
-    def start(self, stage: str, argument: Any = None) -> Any:
-        """Start one task and return its reference."""
-        return self._task.remote(self._text, stage, argument)
-
-    def watch(self, reference: Any, description: str) -> Any:
-        """Return a task's result as :meth:`wait` does, counting the seconds meanwhile."""
-        import ray
-
-        with bar(None, f"{description} (seconds)", show=self._progress) as shown:
-            while not ray.wait([reference], timeout=1)[0]:
-                shown.update(1)
-        return self.wait(reference)
-
-    def wait(self, reference: Any) -> Any:
-        """Return a task's result and repeat its warnings; a DDOQError of the worker is raised here as itself."""
-        import ray
-
-        try:
-            result, messages = ray.get(reference)
-            for message in messages:
+    def finish(self, items: Sequence[Item], description: str) -> None:
+        """Wait for items of the last stage that was submitted, and repeat the warnings of their workers."""
+        if items:
+            with bar(len(items), description, show=self._progress) as shown:
+                self._crew.finish(items, shown)
+        for item in items:
+            for message in item.messages:
                 warnings.warn(message, stacklevel=2)
-            return result
-        except ray.exceptions.RayTaskError as problem:
-            raise (problem.cause if isinstance(problem.cause, DDOQError) else problem) from None
 
-    def map(self, stage: str, arguments: Sequence[Any], description: str) -> list[tuple[Any, Any]]:
-        """Run a stage for every argument; return (argument, result or exception) in the arguments' order."""
-        import ray
+    def map(self, stage: str, jobs: Iterable[Job], description: str) -> list[Item]:
+        """Run a stage for every job and return the items, done, in the same order."""
+        items = [self.submit(stage, job) for job in jobs]
+        self.finish(items, description)
+        return items
 
-        references = {self.start(stage, argument): index for index, argument in enumerate(arguments)}
-        waiting, outcomes = list(references), {}
-        with bar(len(waiting), description, show=self._progress) as shown:
-            while waiting:
-                ready, waiting = ray.wait(waiting)
-                for reference in ready:
-                    try:
-                        outcomes[references[reference]] = self.wait(reference)
-                    except Exception as problem:  # it belongs to this argument alone
-                        outcomes[references[reference]] = problem
-                    shown.update(1)
-        return [(argument, outcomes[index]) for index, argument in enumerate(arguments)]
+    def release_idle(self) -> None:
+        """End the workers without work, so that students can use their share."""
+        if self._crew is not None:
+            self._crew.release_idle()
 
+    def dismiss(self) -> None:
+        """End every worker of the stages and free their memory."""
+        if self._crew is not None:
+            self._crew.dismiss()
+            self._crew = None
 
-def codebook_jobs(sets: Iterable[SetSpec], classes: int, slots: int) -> list[tuple]:
-    """Return (options, classes, K, seeds) jobs that make every codebook of the sets, the classes shared over slots."""
-    wanted: dict[Any, tuple[set[int], set[int]]] = {}
-    for spec in sets:
-        options = spec.distiller().codebook_options()
-        if options is not None:
-            clusters, seeds = wanted.setdefault(options, (set(), set()))
-            clusters.add(spec.clusters or spec.ipc)
-            seeds.add(spec.seed)
-    chunks = [list(range(classes))[start::slots] for start in range(min(slots, classes))]
-    return [
-        (options, chunk, sorted(clusters), sorted(seeds))
-        for options, (clusters, seeds) in wanted.items()
-        for chunk in chunks
-    ]
+    def check_images(self) -> None:
+        """Read the image files that were never read; DataError names the first damaged one. Nothing for arrays."""
+        unchecked = self.workshop.unchecked()
+        names = self.workshop.data.class_names
+        items = self.map("check", [Job(c, f"check class {names[c]!r}") for c in unchecked], "checking classes")
+        problems = [item.problem for item in items if item.problem is not None]
+        if problems:
+            more = f" ({len(problems) - 1} more classes have such a problem)" if len(problems) > 1 else ""
+            raise type(problems[0])(f"{problems[0]}{more}") if isinstance(problems[0], DataError) else problems[0]
 
+    def prepare(self, sets: Sequence[SetSpec]) -> dict[str, WorkerLost]:
+        """Encode, quantise and generate for these sets; return those, by title, whose work ended its workers.
 
-def run_stage(config_text: str, stage: str, argument: Any) -> tuple[Any, list[str]]:
-    """Run one stage in a worker; return its result and the package's own warnings (a damaged artifact, say)."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        result = _run(worker_workshop(config_text), stage, argument)
-    return result, [str(one.message) for one in caught if "ddoq" in one.filename]
+        Any other failure is said and left: each set that needs the part will try itself, and fail with its reason.
+        """
+        lost: dict[str, WorkerLost] = {}
+        for stage, make_jobs in (("encode", encode_jobs), ("quantise", codebook_jobs), ("generate", generate_jobs)):
+            jobs = make_jobs([spec for spec in sets if spec.title not in lost], self.workshop.planned)
+            items = self.map(stage, jobs, stage)
+            for job, item in zip(jobs, items, strict=True):
+                if isinstance(item.problem, WorkerLost):
+                    lost |= dict.fromkeys(job.sets, item.problem)
+            self.tell([item for item in items if item.problem is not None])
+        return lost
 
-
-def _run(shop: Workshop, stage: str, argument: Any) -> Any:
-    if stage == "prepare_prior":
-        return shop.prior_source.load().fingerprint
-    if stage == "prepare_teacher":
-        return shop.evaluator.teacher.fingerprint
-    if stage == "fill_codebooks":
-        return shop.fill_codebooks(*argument)
-    made = shop.distill(argument)
-    if stage == "label":
-        shop.evaluator.soft_labels(made, argument.seed)
-    return {"hash": made.hash, "image_hash": made.image_hash, "folder": str(shop.set_folder(argument))}
+    def tell(self, failed: Sequence[Item]) -> None:
+        """Say what could not be made beforehand: the first problem, and how many there are."""
+        if failed:
+            more = f" ({len(failed) - 1} more of this stage)" if len(failed) > 1 else ""
+            self._say(f"{failed[0].title} failed beforehand: {failed[0].problem}{more}")
 
 
-@functools.lru_cache(maxsize=1)
-def worker_workshop(config_text: str) -> Workshop:
-    """Return this process's workshop: a worker keeps data, prior and teacher between tasks."""
-    import torch
+def connect(address: str | None) -> None:
+    """Connect to a cluster, or start Ray on this machine."""
+    import ray
 
-    config = SweepConfig.model_validate_json(config_text)
-    torch.set_num_threads(max(1, int(config.resources.cpus)))  # the number of threads is part of the result's bits
-    return Workshop(config)
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 halves the speed on a shared machine
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    if address is not None:
+        _check_address(address)
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
+    except (ConnectionError, RuntimeError, ValueError) as problem:
+        lines = str(problem).strip().splitlines() or [type(problem).__name__]
+        where = f"to the cluster at {address}" if address else "on this machine"
+        raise DDOQError(f"Ray cannot connect {where} ({lines[0][:200]}); see `ray status`") from problem
+
+
+def _check_address(address: str) -> None:
+    """Raise DDOQError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in address:  # "auto", or a client's address
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as problem:
+        message = f"no Ray cluster answers at {address} ({problem}); start one, or give its HOST:PORT"
+        raise DDOQError(message) from problem

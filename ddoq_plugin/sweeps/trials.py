@@ -6,17 +6,22 @@ workers; resuming is done by leaving out the rows that are there.
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import SweepConfig
 from ..progress import bar
+from .crew import ATTEMPTS, GIB
 from .grid import SetSpec
+from .known import Known
 from .rows import failure, write_row
-from .stages import worker_workshop
+from .work import open_workshop
+from .workshop import Workshop
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,17 @@ class Trial:
 
 
 def run_trials(
-    config: SweepConfig, trials: list[tuple[Trial, dict[str, dict[str, Any]]]], row_folder: Path, *, progress: bool
+    config: SweepConfig,
+    known: Known,
+    trials: list[tuple[Trial, dict[str, dict[str, Any]]]],
+    row_folder: Path,
+    *,
+    progress: bool,
 ) -> None:
-    """Train every trial; ``trials`` come with the known columns of their rows, by key."""
+    """Train every trial; ``trials`` come with the known columns of their rows, by key.
+
+    A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all.
+    """
     import ray
     from ray import tune
 
@@ -48,8 +61,11 @@ def run_trials(
 
         on_trial_error = on_trial_complete
 
-    shared = {"config": config.model_dump_json(), "trials": ray.put(trials), "rows": str(row_folder)}
-    resources = {"cpu": config.resources.cpus, "gpu": config.resources.gpus}
+    shared = {"shop": (config.model_dump_json(), "train", known), "trials": ray.put(trials), "rows": str(row_folder)}
+    asked = config.resources.of("train")
+    resources = {"cpu": asked.cpus, "gpu": asked.gpus}
+    if asked.memory_gb is not None:
+        resources["memory"] = int(asked.memory_gb * GIB)
     with shown, tempfile.TemporaryDirectory(prefix="ddoq-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(_trainable(), shared=shared), resources),
@@ -60,7 +76,7 @@ def run_trials(
                 storage_path=scratch,
                 verbose=0,
                 callbacks=[Progress()],
-                failure_config=tune.FailureConfig(max_failures=1),
+                failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
@@ -73,8 +89,8 @@ def _trainable():
 
     class StudentTrial(tune.Trainable):
         def setup(self, config, shared=None):
-            self.shared = shared
-            self.index = config["trial"]
+            self.shared, self.index = shared, config["trial"]
+            self.shop = functools.cache(lambda: open_workshop(*shared["shop"]))  # kept from trial to trial
 
         def reset_config(self, new_config):
             self.index = new_config["trial"]
@@ -84,7 +100,7 @@ def _trainable():
             import ray
 
             trials = ray.get(self.shared["trials"])
-            return {"done": True, **train_trial(self.shared["config"], *trials[self.index], Path(self.shared["rows"]))}
+            return {"done": True, **train_trial(self.shop, *trials[self.index], Path(self.shared["rows"]))}
 
         def save_checkpoint(self, checkpoint_dir):
             return {}
@@ -95,10 +111,12 @@ def _trainable():
     return StudentTrial
 
 
-def train_trial(config_text: str, trial: Trial, rows: dict[str, dict[str, Any]], row_folder: Path) -> dict[str, Any]:
+def train_trial(
+    shop: Callable[[], Workshop], trial: Trial, rows: dict[str, dict[str, Any]], row_folder: Path
+) -> dict[str, Any]:
     """Train one student and write its rows; a failure becomes rows too, since a sweep goes on."""
     try:
-        columns = {"status": "done", **worker_workshop(config_text).train(trial)}
+        columns = {"status": "done", **shop().train(trial)}
     except Exception as problem:
         columns = failure(problem)
     for key, base in rows.items():

@@ -1,26 +1,29 @@
 """What every process of a sweep works with: data, store, prior, context and evaluator of one config.
 
 The driver and each Ray worker have one :class:`Workshop`; all that is expensive goes through the store, so that it is
-made once, by whoever needs it first.
+made once, by whoever needs it first. The driver's works on the CPU and keeps no network in memory.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..config import SweepConfig
-from ..distiller import CodebookOptions, DistillContext
+from ..config import StageResources, SweepConfig
+from ..cost import Cost
+from ..distiller import DistillContext
 from ..evaluator import Evaluator
+from ..metering import cost_columns
 from ..prior_source import PlannedContext, PriorSource
 from ..registry import load_plugin, source_hash
-from ..store import Store, hash_key
+from ..store import MANIFEST, Store, hash_key
 from .grid import Grid, SetSpec, set_key
+from .known import LatePrior, PriorFacts, is_index
 
 if TYPE_CHECKING:
     from ..data import ImageData
@@ -29,10 +32,23 @@ if TYPE_CHECKING:
 
 
 class Workshop:
-    """The things of one config. Cheap to construct; each is made or loaded when it is first asked for."""
+    """The things of one config. Cheap to construct; each is made or loaded when it is first asked for.
 
-    def __init__(self, config: SweepConfig, *, progress: bool = False) -> None:
-        self.config, self.progress = config, progress
+    ``resources`` are those of the worker's stage (None: the driver's workshop). ``data`` and ``prior`` are what the
+    driver knows already; see :class:`ddoq_plugin.sweeps.known.Known`.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        resources: StageResources | None = None,
+        *,
+        data: ImageData | None = None,
+        prior: PriorFacts | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.config, self.resources, self.progress = config, resources, progress
+        self._given_data, self._given_prior = data, prior
         self.plugin_hashes = [load_plugin(path) for path in config.plugins]
         self.store = Store(config.store_folder)
 
@@ -41,32 +57,50 @@ class Workshop:
         from ..priors.base import pick_device
 
         wanted = self.config.resources.device
-        if wanted == "auto" and not self.config.resources.gpus:
-            return "cpu"  # a task without a share of a GPU must not take one
+        if self.resources is None or (wanted == "auto" and not self.resources.gpus):
+            return "cpu"  # a worker without a share of a GPU must not take one, nor the driver
         return str(pick_device(wanted))
 
     @functools.cached_property
     def data(self) -> ImageData:
         from ..data import load_data
 
+        if self._given_data is not None:
+            return self._given_data
         return load_data(self.config.dataset.name, **self.config.dataset.options())
 
     @functools.cached_property
     def prior_source(self) -> PriorSource | None:
-        if self.config.prior is None:
-            return None
+        return None if self.config.prior is None else self._new_prior_source()
+
+    @functools.cached_property
+    def prior_facts(self) -> PriorFacts | None:
+        """What the prior is; None where there is none or it has to be trained first."""
+        if self._given_prior is not None or self.config.prior is None or self.config.prior.train is not None:
+            return self._given_prior
+        return PriorFacts.of(self._new_prior_source().load())  # of a source of its own: the weights are let go
+
+    def _new_prior_source(self) -> PriorSource:
         return PriorSource(self.config.prior, self.data, self.store, self.device, progress=self.progress)
 
     @functools.cached_property
     def context_key(self) -> dict[str, Any]:
         """What every distilled set depends on beside its method."""
-        prior = None if self.prior_source is None else self.prior_source.key
+        prior = None
+        if self.config.prior is not None and self.config.prior.train is not None:
+            prior = self.prior_source.key
+        elif self.config.prior is not None:
+            prior = {"name": self.config.prior.name, "fingerprint": self.prior_facts.fingerprint}
         code = source_hash("ddoq_plugin.priors")
         return {"data": self.data.fingerprint, "prior": prior, "plugins": self.plugin_hashes, "code": code}
 
     @functools.cached_property
     def context(self) -> DistillContext:
-        prior = None if self.prior_source is None else self.prior_source.load()
+        prior = None
+        if self._given_prior is not None:
+            prior = LatePrior(self._given_prior, self.prior_source.load)
+        elif self.prior_source is not None:
+            prior = self.prior_source.load()
         return DistillContext(self.data, prior, self.store, progress=self.progress)
 
     @functools.cached_property
@@ -85,25 +119,43 @@ class Workshop:
         )
 
     def check(self, grid: Grid) -> None:
-        """Raise the error of anything in the config that must fail, before expensive work starts."""
-        planned = PlannedContext(self.data, self.config.prior)
-        for spec in grid.sets:
-            spec.distiller().check(planned, spec.ipc, spec.clusters)
+        """Raise the error of anything in the config that must fail, before expensive work starts.
+
+        The images of folders are checked by the workers, class by class; see :meth:`unchecked`.
+        """
+        once = {(spec.label, spec.ipc, spec.clusters): spec for spec in grid.sets}  # seeds make no difference
+        for spec in once.values():
+            spec.distiller().check(self.planned, spec.ipc, spec.clusters)
         self.evaluator.check()
         if self.prior_source is not None:
             self.prior_source.check()
         _ = self.context_key  # a missing prior is found here
-        checked = {"data": self.data.fingerprint}  # every image is read once a dataset, not at every start
-        if self.store.find("checked_data", checked) is None:
-            self.data.check(progress=self.progress)
-            self.store.get("checked_data", checked, lambda folder: None)
 
-    def fill_codebooks(
-        self, options: CodebookOptions, classes: list[int], clusters: list[int], seeds: list[int]
-    ) -> None:
-        """Encode these classes and make all their codebooks, from one Gram matrix a class."""
-        for class_id in classes:
-            self.context.codebooks(class_id, clusters, seeds, options)
+    @functools.cached_property
+    def planned(self) -> PlannedContext:
+        """What can be asked of the context before there is a prior."""
+        return PlannedContext(self.data, self.config.prior)
+
+    def unchecked(self) -> list[int]:
+        """Return the classes whose image files nobody has read yet; arrays were checked when they were loaded."""
+        if not is_index(self.data):
+            return []
+        return [c for c in range(self.data.num_classes) if not self.stored("checked_images", self._check_key(c))]
+
+    def check_class(self, class_id: int) -> None:
+        """Read every image of a class in all splits, unless that was done; DataError names the first damaged file."""
+        self.store.get("checked_images", self._check_key(class_id), lambda folder: self.data.check_class(class_id))
+
+    def _check_key(self, class_id: int) -> dict[str, Any]:
+        return {"data": self.data.fingerprint, "class": class_id}
+
+    def stored(self, kind: str, key: dict[str, Any]) -> bool:
+        """Return whether an artifact is there, without reading it."""
+        return (self.store.path(kind, key) / MANIFEST).is_file()
+
+    def has_set(self, spec: SetSpec) -> bool:
+        """Return whether a set is there, without reading it."""
+        return self.stored("sets", set_key(spec, self.context_key))
 
     def distill(self, spec: SetSpec) -> DistilledSet:
         """Return a set, distilling it if it is not in the store."""
@@ -113,7 +165,8 @@ class Workshop:
             context = self.context
             context.reset_cost()
             made = spec.distiller().distill(context, spec.ipc, clusters=spec.clusters, seed=spec.seed)
-            replace(made, provenance={**made.provenance, "seconds": context.cost()}).save(folder)
+            cost = {kind: asdict(cost) for kind, cost in context.cost().items()}
+            replace(made, provenance={**made.provenance, "cost": cost}).save(folder)
 
         return DistilledSet.load(self.store.get("sets", set_key(spec, self.context_key), make))
 
@@ -175,11 +228,11 @@ class Workshop:
 
 
 def set_columns(made: DistilledSet) -> dict[str, Any]:
-    """Return the columns of a row that describe its set."""
+    """Return the columns of a row that describe its set and what it cost; ``distill`` is all that went into the set."""
     stats = made.provenance.get("stats", {})
     columns = {name: stats.get(name) for name in ("w2_used", "w2_uniform", "effective_sample_size", "space")}
-    for kind, seconds in made.provenance.get("seconds", {}).items():
-        columns[f"seconds_{kind}"] = seconds
-    seconds = sum(made.provenance.get("seconds", {}).values())
-    return columns | {"set_hash": made.hash, "image_hash": made.image_hash, "seconds_distill": seconds}
-
+    costs = {kind: Cost(**cost) for kind, cost in made.provenance.get("cost", {}).items()}
+    for kind in ("latents", "codebooks", "images"):
+        columns |= cost_columns(kind, costs.get(kind))
+    whole = replace(Cost.total(costs.values()), images=len(made)) if costs else None
+    return columns | cost_columns("distill", whole) | {"set_hash": made.hash, "image_hash": made.image_hash}

@@ -29,6 +29,7 @@ def test_array_split_gives_its_rows_in_the_order_asked():
     assert torch.equal(part.subset([2]).images(), split.images([0]))
     assert split.class_indices(1).tolist() == [1, 3]
     assert split.class_indices(1).dtype == torch.int64
+    assert [split.class_indices(c).tolist() for c in (2, 3, -1)] == [[2], [], []]
 
 
 def test_batches_cover_a_split_once_in_order():

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ddoq_plugin.data import load_data
+from ddoq_plugin.data.file_index import FileIndex, ImageFile
 from ddoq_plugin.data.imagenet_classes import SUBSETS, imagenet_names
 from ddoq_plugin.errors import DataError
 
@@ -124,6 +125,38 @@ def test_check_finds_and_names_a_damaged_image(tmp_path, kind):
     file.write_bytes(b"this is no image")
     with pytest.raises(DataError, match=f"{file.name} cannot be read"):
         data.train.images()
+
+
+def test_a_class_is_checked_alone(tmp_path):
+    for name in ("ant", "bee"):
+        write_images(tmp_path / name, 20, kind="JPEG")
+    data = load_data(f"folder:{tmp_path}")
+    for part in ("test", "train"):  # every split is read, and train is named before test
+        split = data.split(part)
+        file = tmp_path / split.files[int(split.class_indices(1)[0])].path
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        data.check_class(0)
+        with pytest.raises(DataError, match=f"{file.name} cannot be read"):
+            data.check_class(1)
+
+
+def test_a_split_travels_as_its_index(tmp_path, monkeypatch):
+    for name in ("ant", "bée"):
+        write_images(tmp_path / name, 6)
+    data = load_data(f"folder:{tmp_path}")
+    monkeypatch.setattr("os.scandir", lambda *place: pytest.fail("listed again"))
+    travelled = pickle.loads(pickle.dumps(data))
+    assert travelled.fingerprint == data.fingerprint and travelled.train.digest() == data.train.digest()
+    assert torch.equal(travelled.train.images(), data.train.images())
+
+
+def test_an_index_of_files_is_a_sequence():
+    files = [ImageFile("a/é.png", 3), ImageFile("a/b.png", 2**40), ImageFile("c/d.png", 0)]
+    index = FileIndex.of(iter(files))
+    assert list(index) == files and len(index) == 3 and index[-1] == files[-1]
+    assert list(index[1:]) == files[1:] and list(index.take(torch.tensor([2, 0]))) == [files[2], files[0]]
+    assert list(index.take(torch.tensor([2, 0])).take(torch.tensor([1]))) == [files[0]]
+    assert list(FileIndex.of([])) == []
 
 
 def test_what_is_wrong_with_a_folder_is_named(tmp_path):

@@ -5,12 +5,13 @@ import sys
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from ddoq_plugin.errors import EvaluationError, UnknownNameError
 from ddoq_plugin.evaluation.students import ENTRIES
 from ddoq_plugin.evaluation.students.backed import patch_size
-from ddoq_plugin.evaluation.students.build import build_student, channels_last, check_student
-from ddoq_plugin.evaluation.students.layers import AveragePool2
+from ddoq_plugin.evaluation.students.build import build_student, check_student, flag_of
+from ddoq_plugin.evaluation.students.layers import make_norm, norm_relu_pool
 from ddoq_plugin.registry import STUDENTS
 
 
@@ -96,7 +97,8 @@ def test_names_of_libraries_are_students():
     assert build_student("torchvision:shufflenet_v2_x0_5", 3, 32, seed=0)(torch.rand(2, 3, 32, 32)).shape == (2, 3)
     with pytest.raises(EvaluationError, match="does not take images of 16 px"):
         build_student("torchvision:alexnet", 3, 16, seed=0)
-    assert not channels_last("timm:resnet10t") and channels_last("resnet18") and not channels_last("convnet3")
+    assert not flag_of("timm:resnet10t", "channels_last") and flag_of("resnet18", "channels_last", "cuda")
+    assert flag_of("convnet3", "channels_last") and not flag_of("convnet3", "channels_last", "cuda")
 
 
 def test_vit_patches_divide_the_image_into_about_eight_a_side():
@@ -110,15 +112,57 @@ def test_vit_patches_divide_the_image_into_about_eight_a_side():
     }
 
 
-@pytest.mark.parametrize("size", [8, 7])
-def test_the_fast_pool_is_average_pooling_with_its_gradient(size):
-    x = torch.rand(2, 3, size, size, dtype=torch.float64, requires_grad=True)
-    expected = torch.nn.functional.avg_pool2d(x, 2)
-    weight = torch.rand_like(expected)
-    (wanted,) = torch.autograd.grad((expected * weight).sum(), x)
-    pooled = AveragePool2()(x)
-    (found,) = torch.autograd.grad((pooled * weight).sum(), x)
-    torch.testing.assert_close(pooled, expected)
-    torch.testing.assert_close(found, wanted)
-    strided = x.detach().contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(AveragePool2()(strided), expected)
+@pytest.mark.parametrize(("size", "relu", "pool"), [(8, True, 2), (7, True, 2), (6, False, 1), (5, True, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norm_relu_and_pool_in_one_go_are_the_three_layers_with_their_gradients(size, relu, pool, dtype):
+    stream = torch.Generator().manual_seed(size)
+    norm = make_norm("instance", 5)
+    norm.weight.data.uniform_(-1, 1, generator=stream)
+    norm.bias.data.uniform_(-1, 1, generator=stream)
+    x = (torch.randn(3, 5, size, size, generator=stream) + 2).to(dtype).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    found = norm_relu_pool(x, norm, relu=relu, pool=pool)
+    weight = torch.randn(found.shape, generator=stream).to(dtype)
+    gradients = torch.autograd.grad(found, [x, norm.weight, norm.bias], weight)
+
+    exact = x.detach().double().contiguous().requires_grad_()
+    norm = norm.double()
+    expected = F.group_norm(exact, 5, norm.weight, norm.bias, norm.eps)
+    expected = F.relu(expected) if relu else expected
+    expected = F.avg_pool2d(expected, pool)
+    wanted = torch.autograd.grad(expected, [exact, norm.weight, norm.bias], weight.double())
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    assert found.dtype == gradients[0].dtype == dtype and gradients[1].dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
+    for one, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["convnet3_w32", "vgg11", "resnet18_in", "resnet_ap10"])
+def test_a_student_is_the_same_function_in_both_memory_formats_and_in_float64(name):
+    size = max(16, STUDENTS.entry(name).flags["min_size"])
+    x = torch.rand(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    outputs, slopes = [], []
+    for dtype, memory in (
+        (torch.float64, torch.contiguous_format),
+        (torch.float32, torch.contiguous_format),
+        (torch.float32, torch.channels_last),
+    ):
+        model = build_student(name, 3, size, seed=0).to(dtype=dtype, memory_format=memory)
+        outputs.append(model(x.to(dtype).contiguous(memory_format=memory)))
+        outputs[-1].square().sum().backward()
+        slopes.append(torch.cat([parameter.grad.contiguous().flatten().double() for parameter in model.parameters()]))
+    for found, slope in zip(outputs[1:], slopes[1:], strict=True):
+        torch.testing.assert_close(found.double(), outputs[0], atol=1e-4, rtol=1e-4)
+        assert (slope - slopes[0]).norm() <= 1e-3 * slopes[0].norm()
+
+
+def test_threads_share_the_images_without_changing_them():
+    norm, x = make_norm("instance", 4), torch.randn(5, 4, 6, 6).contiguous(memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    outputs = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        outputs.append(norm_relu_pool(x, norm, pool=2))
+    torch.set_num_threads(before)
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])

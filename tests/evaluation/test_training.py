@@ -268,9 +268,9 @@ def test_biases_and_norms_are_exempt_from_decay_where_the_protocol_says_so():
     assert [group["weight_decay"] for group in groups] == [0.3]
 
 
-def test_bf16_and_channels_last_stay_close_to_float32(data, training_set):
+def test_bfloat16_and_contiguous_maps_stay_close_to_float32(data, training_set):
     plain = train_student(training_set, "convnet3_bn_w32", protocol(), data, seed=0, split="val")
-    other = protocol(execution={"precision": "bf16", "memory_format": "contiguous"})
+    other = protocol(execution={"precision": "bfloat16", "memory_format": "contiguous"})
     changed = train_student(training_set, "convnet3_bn_w32", other, data, seed=0, split="val")
     difference = (weights_after(plain) - weights_after(changed)).abs().max()
     assert 0 < difference < 0.02

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.metadata
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,17 @@ def test_mistakes_on_the_command_line_are_named(call, tmp_path):
         call("--preset", "shrot")
     with pytest.raises(DataError, match="needs the folder of its files"):
         call("--data", "ddranking:CIFAR10")
+
+
+def test_sets_are_called_by_their_folders_names_and_links_by_their_own(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name / "set").mkdir(parents=True)
+    (tmp_path / "ddoq_ipc10").symlink_to(tmp_path / "a" / "set")
+    assert command._labels([tmp_path / "ddoq_ipc10", tmp_path / "a"]) == ["ddoq_ipc10", "a"]
+    same = [tmp_path / "a" / "set", tmp_path / "b" / "set"]
+    assert command._labels(same) == [str(path) for path in same]
+    monkeypatch.chdir(tmp_path / "a")
+    assert command._labels([Path(".")]) == ["a"]
 
 
 def test_the_command_line_module_loads_nothing_heavy():

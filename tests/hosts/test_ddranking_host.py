@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import random
-import time
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -218,7 +220,7 @@ def test_data_of_three_classes_has_no_top_five(bench):
 
 
 @pytest.mark.timeout(600)
-def test_ddoq_d4m_and_random_get_both_scores_with_a_convnet(tmp_path):
+def test_the_command_scores_ddoq_d4m_and_random_with_a_convnet(tmp_path):
     """The minutes-long form of a whole comparison on the embedded digits."""
     data, store = load_data("digits"), tmp_path / "store"
     common = {"dataset": data, "ipc": 2, "store": store, "progress": False}
@@ -227,22 +229,27 @@ def test_ddoq_d4m_and_random_get_both_scores_with_a_convnet(tmp_path):
         "d4m": distill("d4m", prior="pixel", strength=0, **common),
         "random": distill("random", **common),
     }
+    for label, made in sets.items():
+        made.save(tmp_path / label)
     (tmp_path / "teacher.yaml").write_text(
         "name: brief\nsource: made up for the tests\nlabel_mode: hard\nloss: {name: cross_entropy}\n"
         "optimizer: {name: adamw, lr: 0.005}\nsteps: 60\nbatch_size: 64\n"
     )
-    settings = host_settings("short", teacher_protocol=str(tmp_path / "teacher.yaml"), learning_rates=(0.005,))
-    started = time.perf_counter()
-    for metric in ("lrs", "ars"):
-        rows = score_with_ddranking(
-            sets, data, metric=metric, settings=settings, work_folder=tmp_path / "work", progress=False
-        )
-        assert rows["label"].tolist() == ["ddoq", "ddoq", "d4m", "random"]
-        assert rows["weights"].tolist() == ["ignored", "loss", "equal", "equal"]
-        assert rows[metric].between(0, 1).all() and rows[f"{metric}_ddranking"].notna().all()
-        accuracies = rows[(LRS if metric == "lrs" else ARS)]
-        assert (accuracies > 20).all().all()  # every student has learnt something: chance is 10
-    print(f"both scores of three sets: {time.perf_counter() - started:.0f} s")
+    command = [sys.executable, "-m", "ddoq_plugin.cli", "ddranking", *(str(tmp_path / label) for label in sets)]
+    command += ["--metric", "lrs", "--metric", "ars", "--student", "ConvNet-3", "--preset", "short"]
+    command += ["--set", f"teacher_protocol={tmp_path / 'teacher.yaml'}", "--set", "learning_rates=[0.005]"]
+    command += ["--work", str(tmp_path / "work"), "--csv", str(tmp_path / "scores.csv")]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=alone)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = pd.read_csv(tmp_path / "scores.csv")
+    for metric, roles in (("lrs", LRS), ("ars", ARS)):
+        part = rows[rows["metric"] == metric]
+        assert part["label"].tolist() == ["ddoq", "ddoq", "d4m", "random"]
+        assert part["weights"].tolist() == ["ignored", "loss", "equal", "equal"]
+        assert part[metric].between(0, 1).all() and part[f"{metric}_ddranking"].notna().all()
+        assert (part[roles] > 20).all().all()  # every student has learnt something: chance is 10
+        assert all(f"{value:.3f}" in done.stdout for value in part[metric])
 
 
 @pytest.mark.slow

@@ -18,7 +18,12 @@ CLASSES = ("red square", "green_square", "tench, Tinca tinca")  # those of the f
 
 
 def options_of(name, dit_folder, sd_folder):
-    return {"dit": {"path": dit_folder}, "stable_diffusion": {"path": sd_folder}, "pixel": {"image_size": 8}}[name]
+    return {
+        "dit": {"path": dit_folder},
+        "stable_diffusion": {"path": sd_folder},
+        "autoencoder": {"path": dit_folder},  # the auto-encoder of a pipeline's folder
+        "pixel": {"image_size": 8},
+    }[name]
 
 
 def test_importing_the_package_imports_no_heavy_library():

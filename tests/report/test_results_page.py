@@ -161,3 +161,28 @@ def test_page_links_the_rows_it_was_made_from(tmp_path):
     kept = pd.read_csv(tmp_path / "results" / "mine" / "rows.csv")
     assert kept["top1"].tolist() == pytest.approx(frame["top1"].tolist(), nan_ok=True)
     assert kept["seed"].tolist() == frame["seed"].tolist()
+
+
+def test_top_five_is_shown_from_twenty_classes_on(tmp_path):
+    frame = make_frame(paired("d4m", [0, 1]) + paired("ddoq sqrt", [1, 1]))
+    for classes, shown in ((19, False), (20, True)):
+        meta = {"name": "mine", "dataset": {"name": "x", "classes": [str(c) for c in range(classes)]}}
+        page = write_results([Run(frame, meta=meta)], tmp_path / str(classes) / "RESULTS.md")
+        assert ("### Top-5 accuracy" in page.read_text()) is shown
+        assert (page.parent / "results" / "mine" / "tables" / "accuracy_top5.csv").exists() is shown
+    assert "| d4m | 10 | 10 | **99.0 ± 0.0** | **99.0 ± 0.0** | **99.0 ± 0.0** |" in page.read_text()
+
+
+def test_every_table_is_kept_as_markdown_latex_csv_and_parquet(tmp_path):
+    page = write_results([Run(make_frame(sweep_rows()), meta={"name": "mine"})], tmp_path / "RESULTS.md")
+    folder = page.parent / "results" / "mine" / "tables"
+    names = ("accuracy", "distribution", "convergence", "cost", "training_cost")
+    expected = {f"{name}.{suffix}" for name in names for suffix in ("md", "tex", "csv", "parquet")}
+    assert {file.name for file in folder.iterdir()} == expected
+    flat = pd.read_parquet(folder / "accuracy.parquet")
+    assert {"method", "ipc", "clusters", "mlp mean", "mlp std", "note"} <= set(flat.columns)
+    cost = pd.read_parquet(folder / "cost.parquet")
+    assert cost["total, s"].notna().all()
+    without = write_results([Run(make_frame(sweep_rows()), meta={"name": "mine"})], tmp_path / "b.md",
+                            pictures=tmp_path / "b", tables=False)  # fmt: skip
+    assert without.exists() and not (tmp_path / "b" / "mine" / "tables").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import torch
 from ddoq_plugin import DistilledSet, sweep
 from ddoq_plugin.config import load_config
 from ddoq_plugin.evaluator import Evaluator
-from ddoq_plugin.sweeps.stages import worker_workshop
+from ddoq_plugin.sweeps.known import Known
 from ddoq_plugin.sweeps.trials import Trial, train_trial
+from ddoq_plugin.sweeps.work import open_workshop
 
 ROWS = (2 * 2 * 2 + 2) * 2 + 2 * 2  # (ddoq weightings x IPC x K + random x IPC) x seeds, full data, its check
 
@@ -35,7 +37,8 @@ def run_cli(*arguments, **options):
 
 
 def test_sweep_makes_every_row_once_and_a_second_run_nothing(small_sweep, tmp_path):
-    result = sweep(small_sweep, progress=False)
+    resources = {"stages": {"label": {"cpus": 0.9}}}  # so that a crew of its own makes the labels
+    result = sweep(small_sweep, progress=False, resources=resources)
     assert result.failed == 0 and len(result.frame) == ROWS
     rows, before = list(rows_of(result.folder).values()), state_of(result.folder)
     check_columns(rows, result.folder)
@@ -153,32 +156,6 @@ def test_killed_sweep_continues_where_it_was(small_sweep, tmp_path):
     assert (folder / "tables" / "accuracy.tex").is_file() and (folder / "tables" / "rows.parquet").is_file()
 
 
-def test_failed_trial_is_a_row_and_the_sweep_goes_on(small_sweep, tmp_path):
-    plugin = tmp_path / "plugin.py"
-    plugin.write_text(
-        "import os\n"
-        "from ddoq_plugin.registry import STUDENTS\n"
-        "from ddoq_baselines.random_selection import RandomSelection\n"
-        "from ddoq_plugin import register_distiller\n"
-        "@register_distiller('fragile')\n"
-        "class Fragile(RandomSelection):\n"
-        "    def distill(self, context, ipc, *, clusters=None, seed=0):\n"
-        f"        if seed == 1 and not os.path.exists({str(tmp_path / 'mended')!r}):\n"
-        "            raise ValueError('a bug of this method')\n"
-        "        return super().distill(context, ipc, clusters=clusters, seed=seed)\n"
-    )
-    arguments = ["sweep", small_sweep, "--plugin", plugin, "--set", "methods=[fragile]", "--set", "full_data=false"]
-    run = run_cli(*arguments, "--set", "ipc=1")
-    assert run.returncode == 1 and "1 rows failed" in run.stderr
-    rows = rows_of(tmp_path / "run").values()
-    assert sorted(row["status"] for row in rows) == ["done", "failed"]
-    failed = next(row for row in rows if row["status"] == "failed")
-    assert "a bug of this method" in failed["error"] and failed["label"] == "fragile" and failed["seed"] == 1
-    (tmp_path / "mended").touch()
-    assert run_cli(*arguments, "--set", "ipc=1").returncode == 0
-    assert {row["status"] for row in rows_of(tmp_path / "run").values()} == {"done"}
-
-
 def test_two_sweeps_in_one_folder_and_a_folder_that_cannot_be_written(small_sweep, tmp_path):
     from filelock import FileLock
 
@@ -192,16 +169,23 @@ def test_two_sweeps_in_one_folder_and_a_folder_that_cannot_be_written(small_swee
         sweep(small_sweep, progress=False, output=str(tmp_path / "file" / "run"), store=str(tmp_path / "store"))
 
 
+def test_a_cluster_that_is_not_there_is_said_at_once(small_sweep):
+    from ddoq_plugin.errors import DDOQError
+
+    with pytest.raises(DDOQError, match="no Ray cluster answers at 127.0.0.1:9"):
+        sweep(small_sweep, progress=False, address="127.0.0.1:9")  # the port of "discard", which nobody serves
+
+
 def test_failure_inside_a_training_becomes_its_rows(small_sweep, tmp_path):
     config = load_config(small_sweep)
     trial = Trial(None, "full_data", "mlp", 0, ("a", "b"))
     text = config.model_copy(update={"protocol": str(tmp_path / "missing.yaml")}).model_dump_json()
     threads = torch.get_num_threads()
     try:
-        train_trial(text, trial, {"a": {"label": "x"}, "b": {"label": "y"}}, tmp_path / "rows")
+        shop = functools.partial(open_workshop, text, "train", Known())
+        train_trial(shop, trial, {"a": {"label": "x"}, "b": {"label": "y"}}, tmp_path / "rows")
     finally:
         torch.set_num_threads(threads)
-        worker_workshop.cache_clear()
     rows = rows_of(tmp_path)
     assert [row["status"] for row in rows.values()] == ["failed", "failed"]
     assert "missing.yaml" in rows["a.json"]["error"] and rows["b.json"]["label"] == "y"
@@ -254,5 +238,6 @@ def test_corrupt_image_is_found_before_any_work(small_sweep, tmp_path):
     dataset = f"dataset={{name: folder, path: {tmp_path / 'images'}, image_size: 16}}"
     run = run_cli("sweep", small_sweep, "--set", dataset)
     assert run.returncode == 2 and run.stdout == ""
-    assert run.stderr.strip().startswith("error: ") and "3.png" in run.stderr and "Traceback" not in run.stderr
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "3.png" in last and "Traceback" not in run.stderr
     assert not Path(tmp_path / "run").exists()

@@ -4,8 +4,9 @@ Importing this package loads no torch; :func:`build_student` is imported on firs
 every ``timm:NAME`` and ``torchvision:NAME`` is a student.
 
 Flags of an entry: ``family``; ``min_size``, the smallest image size in pixels it accepts; ``channels_last``, whether
-its layers run faster in that memory format (batch-norm convolutional networks do; instance norm is several times
-slower in it); ``embedded``, whether it is small enough for the embedded data on one core.
+its layers run faster in that memory format (with instance norm that is so on a CPU, where it has its own kernels:
+"cpu"); ``bfloat16``, whether its accuracy in that format was found equal to float32's and its training faster;
+``embedded``, whether it is small enough for the embedded data on one core.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from ...registry import Entry
 
 if TYPE_CHECKING:
-    from .build import build_student, channels_last
+    from .build import build_student, flag_of
 
 _HERE = "ddoq_plugin.evaluation.students"
 
@@ -25,14 +26,30 @@ def _entry(name: str, module: str, family: str, min_size: int, summary: str, **f
 
 
 ENTRIES = [
-    _entry("convnet3", "convnet", "convnet", 8, "ConvNet-3 of the DC line: width 128, instance norm, average pooling"),
-    _entry("convnet4", "convnet", "convnet", 16, "ConvNet-4 of the DC line"),
-    _entry("convnet5", "convnet", "convnet", 32, "ConvNet-5 of the DC line"),
-    _entry("convnet6", "convnet", "convnet", 64, "ConvNet-6 of the DC line"),
+    _entry(
+        "convnet3",
+        "convnet",
+        "convnet",
+        8,
+        "ConvNet-3 of the DC line: width 128, instance norm, average pooling",
+        channels_last="cpu",
+        bfloat16=True,
+    ),
+    _entry("convnet4", "convnet", "convnet", 16, "ConvNet-4 of the DC line", channels_last="cpu"),
+    _entry("convnet5", "convnet", "convnet", 32, "ConvNet-5 of the DC line", channels_last="cpu"),
+    _entry("convnet6", "convnet", "convnet", 64, "ConvNet-6 of the DC line", channels_last="cpu"),
     _entry("convnet3_bn", "convnet", "convnet", 8, "ConvNet-3 with batch norm", channels_last=True),
     _entry("convnet4_bn", "convnet", "convnet", 16, "ConvNet-4 with batch norm", channels_last=True),
     _entry("convnet6_bn", "convnet", "convnet", 64, "ConvNet-6 with batch norm", channels_last=True),
-    _entry("convnet3_w32", "convnet", "convnet", 8, "ConvNet-3 of width 32, for the embedded data", embedded=True),
+    _entry(
+        "convnet3_w32",
+        "convnet",
+        "convnet",
+        8,
+        "ConvNet-3 of width 32, for the embedded data",
+        embedded=True,
+        channels_last="cpu",
+    ),
     _entry(
         "convnet3_bn_w32",
         "convnet",
@@ -45,13 +62,13 @@ ENTRIES = [
     _entry("mlp", "classic", "mlp", 1, "MLP of the DC line: two hidden layers of 128", embedded=True),
     _entry("lenet", "classic", "lenet", 16, "LeNet-5 with ReLU and max pooling, as in the DC line", embedded=True),
     _entry("alexnet", "classic", "alexnet", 8, "AlexNet of the DC line, for small images"),
-    _entry("vgg11", "classic", "vgg", 32, "VGG-11 of the DC line: instance norm"),
+    _entry("vgg11", "classic", "vgg", 32, "VGG-11 of the DC line: instance norm", channels_last="cpu"),
     _entry("vgg11_bn", "classic", "vgg", 32, "VGG-11 with batch norm", channels_last=True),
     _entry("resnet10", "resnet", "resnet", 8, "ResNet-10: one basic block a stage", channels_last=True),
-    _entry("resnet18", "resnet", "resnet", 8, "ResNet-18", channels_last=True),
+    _entry("resnet18", "resnet", "resnet", 8, "ResNet-18", channels_last=True, bfloat16=True),
     _entry("resnet50", "resnet", "resnet", 8, "ResNet-50", channels_last=True),
     _entry("resnet101", "resnet", "resnet", 8, "ResNet-101", channels_last=True),
-    _entry("resnet18_in", "resnet", "resnet", 16, "ResNet-18 with instance norm (IDC, Minimax)"),
+    _entry("resnet18_in", "resnet", "resnet", 16, "ResNet-18 with instance norm (IDC, Minimax)", channels_last="cpu"),
     _entry(
         "resnet10_w16",
         "resnet",
@@ -61,20 +78,37 @@ ENTRIES = [
         channels_last=True,
         embedded=True,
     ),
-    _entry("resnet_ap10", "resnet_ap", "resnet", 16, "ResNetAP-10: average-pool downsampling, instance norm"),
+    _entry(
+        "resnet_ap10",
+        "resnet_ap",
+        "resnet",
+        16,
+        "ResNetAP-10: average-pool downsampling, instance norm",
+        channels_last="cpu",
+    ),
     _entry("mobilenet_v2", "backed", "mobilenet", 16, "MobileNet-V2 (torchvision)", channels_last=True),
     _entry("efficientnet_b0", "backed", "efficientnet", 16, "EfficientNet-B0 (torchvision)", channels_last=True),
     _entry("swin_t", "backed", "swin", 16, "Swin-T (torchvision); smaller patches and windows under 128 px"),
-    _entry("vit_tiny", "backed", "vit", 16, "ViT-tiny (timm); about eight patches a side under 128 px"),
-    _entry("deit_tiny", "backed", "vit", 16, "DeiT-tiny (timm); about eight patches a side under 128 px"),
-    _entry("vit2_w64", "vit", "vit", 8, "ViT of two layers and width 64, for the embedded data", embedded=True),
+    _entry("vit_tiny", "backed", "vit", 16, "ViT-tiny (timm); about eight patches a side under 128 px", bfloat16=True),
+    _entry(
+        "deit_tiny", "backed", "vit", 16, "DeiT-tiny (timm); about eight patches a side under 128 px", bfloat16=True
+    ),
+    _entry(
+        "vit2_w64",
+        "vit",
+        "vit",
+        8,
+        "ViT of two layers and width 64, for the embedded data",
+        embedded=True,
+        channels_last="cpu",
+    ),
 ]
 
-__all__ = ["ENTRIES", "build_student", "channels_last"]
+__all__ = ["ENTRIES", "build_student", "flag_of"]
 
 
 def __getattr__(name: str) -> object:
-    if name in ("build_student", "channels_last"):
+    if name in ("build_student", "flag_of"):
         from . import build
 
         return getattr(build, name)

@@ -10,6 +10,7 @@ from ...registry import STUDENTS
 from ...seeding import derive_seed
 
 LIBRARIES = ("timm", "torchvision")
+HOST = "ddranking"  # whose models ddoq_plugin.hosts.networks builds
 
 
 def build_student(name: str, num_classes: int, image_size: int, *, seed: int) -> nn.Module:
@@ -17,7 +18,7 @@ def build_student(name: str, num_classes: int, image_size: int, *, seed: int) ->
 
     Args:
         name: a registered student, ``timm:NAME`` or ``torchvision:NAME`` (any architecture of those libraries, without
-            pretrained weights).
+            pretrained weights), or ``ddranking:NAME`` (the host benchmark's, where it is installed).
         num_classes: number of outputs.
         image_size: side of the square input in pixels.
         seed: the same seed gives the same initial weights; the global random state is left as it was.
@@ -31,6 +32,10 @@ def build_student(name: str, num_classes: int, image_size: int, *, seed: int) ->
         library, _, model_name = name.partition(":")
         if model_name and library in LIBRARIES:
             return _from_library(library, model_name, num_classes, image_size)
+        if model_name and library == HOST:
+            from ...hosts.networks import build_host_student
+
+            return build_host_student(model_name, num_classes, image_size)
         entry = STUDENTS.entry(name)
         smallest = entry.flags.get("min_size", 1)
         if image_size < smallest:
@@ -41,14 +46,25 @@ def build_student(name: str, num_classes: int, image_size: int, *, seed: int) ->
         return STUDENTS.load(name)(num_classes, image_size)
 
 
-def channels_last(name: str) -> bool:
-    """Return whether the student called ``name`` is registered as faster in the channels-last memory format."""
-    return name in STUDENTS and bool(STUDENTS.entry(name).flags.get("channels_last", False))
+def flag_of(name: str, flag: str, device: str = "cpu") -> bool:
+    """Return whether the student called ``name`` is registered with ``flag`` for this kind of device.
+
+    A flag is true for every device or for the one it names ("cpu"); students that are not registered have none.
+    """
+    value = STUDENTS.entry(name).flags.get(flag, False) if name in STUDENTS else False
+    return value == device if isinstance(value, str) else bool(value)
 
 
 def check_student(name: str) -> None:
-    """Raise UnknownNameError unless ``name`` is a registered student or an architecture of timm or torchvision."""
+    """Raise UnknownNameError unless ``name`` is a registered student or an architecture of timm or torchvision.
+
+    Of ``ddranking:NAME`` only the host is checked (EvaluationError where it is missing): it has no list of its models.
+    """
     library, _, model_name = name.partition(":")
+    if model_name and library == HOST:
+        from ...hosts.patches import check_host
+
+        return check_host()
     if model_name and library in LIBRARIES:
         known = _library_names(library)
         if model_name not in known:

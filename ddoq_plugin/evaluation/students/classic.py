@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from .layers import make_norm
+from .layers import in_sequence, make_norm
 
 
 class MLP(nn.Module):
@@ -100,7 +100,7 @@ class VGG11(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x))
+        return self.classifier(in_sequence(self.features, x))
 
 
 def _convolution(inputs: int, outputs: int, kernel: int) -> list[nn.Module]:

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from .layers import AveragePool2, make_norm
+from .layers import in_sequence, make_norm
 
 
 class ConvNet(nn.Module):
@@ -28,14 +28,14 @@ class ConvNet(nn.Module):
                 nn.Conv2d(channels, width, 3, padding=1),
                 make_norm(norm, width),
                 nn.ReLU(inplace=True),
-                AveragePool2(),
+                nn.AvgPool2d(2),
             ]
             channels = width
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Linear(width * (image_size >> depth) ** 2, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).flatten(1))
+        return self.classifier(in_sequence(self.features, x).flatten(1))
 
 
 convnet3 = partial(ConvNet, depth=3)

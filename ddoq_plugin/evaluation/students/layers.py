@@ -1,9 +1,26 @@
-"""Layers that the student families share: norms by name and a 2x2 average pool that is fast on a CPU."""
+"""Layers that the student families share: norms by name, and instance norm + ReLU + pooling in one go on a CPU.
+
+PyTorch takes a pass over memory for every one of these layers, several for the backward pass of a norm, and its group
+norm is slow in the channels-last format, which convolutions like best. The compiled kernels of :mod:`.kernels` take
+them together in that format, image by image in the cache. They compute the same; the last bits differ. (Batch norm
+gains nothing by it: its statistics need the whole batch, and the call costs what the pass saves.)
+"""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+LAST = torch.channels_last
+NO_LIMIT = np.float32(-np.inf)
 
 
 def make_norm(name: str, channels: int) -> nn.Module:
@@ -13,18 +30,98 @@ def make_norm(name: str, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if name == "batch" else nn.Identity()
 
 
-class AveragePool2(nn.Module):
-    """Average pooling of 2x2 windows with stride 2; an odd last row or column is dropped, as ``AvgPool2d(2)`` does.
+def in_sequence(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Return ``layers(x)``; a norm with the ReLU and 2x2 average pooling that follow it is taken in one pass."""
+    modules, at = list(layers), 0
+    while at < len(modules):
+        layer, after = modules[at], modules[at + 1 : at + 3]
+        if isinstance(layer, nn.GroupNorm) and after and isinstance(after[0], nn.ReLU):
+            pooled = len(after) == 2 and isinstance(after[1], nn.AvgPool2d) and after[1].kernel_size == 2
+            x = norm_relu_pool(x, layer, pool=2 if pooled else 1)
+            at += 3 if pooled else 2
+        else:
+            x = layer(x)
+            at += 1
+    return x
 
-    On a CPU, contiguous maps of even size are pooled by adding rows, then columns: with the backward pass that is
-    several times faster than ``avg_pool2d``, which is half of a narrow ConvNet's step. The two differ by float
-    rounding only.
+
+def norm_relu_pool(x: Tensor, norm: nn.Module, *, relu: bool = True, pool: int = 1) -> Tensor:
+    """Return ``x`` [B, C, H, W] after ``norm``, ReLU (where ``relu``) and average pooling of ``pool`` x ``pool``.
+
+    ``pool`` is 1 or 2; an odd last row or column is dropped, as ``AvgPool2d(2)`` does.
     """
+    if _kernels_fit(x, norm, pool):
+        return _InstanceNorm.apply(x, norm.weight, norm.bias, norm.eps, relu, pool)
+    x = norm(x)
+    if relu:
+        x = F.relu(x, inplace=True)
+    return F.avg_pool2d(x, 2) if pool == 2 else x
 
-    def forward(self, x: Tensor) -> Tensor:
+
+def _kernels_fit(x: Tensor, norm: nn.Module, pool: int) -> bool:
+    """Whether this is instance norm, as ``make_norm`` makes it, of channels-last float32 or bfloat16 maps on a CPU."""
+    return (
+        isinstance(norm, nn.GroupNorm)
+        and norm.affine
+        and norm.num_groups == norm.num_channels
+        and norm.weight.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.is_contiguous(memory_format=LAST)
+        and (pool == 1 or not (x.shape[2] % 2 or x.shape[3] % 2))
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _InstanceNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gamma, beta, epsilon, relu, pool):
+        from .kernels import forward
+
         b, c, h, w = x.shape
-        if x.device.type != "cpu" or h % 2 or w % 2 or not x.is_contiguous():
-            return F.avg_pool2d(x, 2)
-        rows = x.view(b * c * h // 2, 2 * w)
-        pairs = (rows[:, :w] + rows[:, w:]).view(-1, 2)
-        return ((pairs[:, 0] + pairs[:, 1]) * 0.25).view(b, c, h // 2, w // 2)
+        y = torch.empty((b, c, h // pool, w // pool), dtype=x.dtype, memory_format=LAST)
+        mean, scale = torch.empty(2, b, c)
+        lower = np.float32(0) if relu else NO_LIMIT
+        _over_images(forward, b, _map(x), _array(gamma), _array(beta), np.float32(epsilon), lower, pool, _map(y),
+                     _array(mean), _array(scale))  # fmt: skip
+        ctx.save_for_backward(x, gamma, beta, mean, scale)
+        ctx.lower, ctx.pool = lower, pool
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gy):
+        from .kernels import backward
+
+        x, gamma, beta, mean, scale = ctx.saved_tensors
+        gy = gy.contiguous(memory_format=LAST)
+        gx, ggamma, gbeta = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
+        _over_images(backward, len(x), _map(gy), _map(x), *map(_array, (gamma, beta, mean, scale)), ctx.lower,
+                     ctx.pool, _map(gx), _array(ggamma), _array(gbeta))  # fmt: skip
+        return gx, ggamma.sum(0), gbeta.sum(0), None, None, None
+
+
+def _map(x: Tensor) -> np.ndarray:
+    """Return channels-last ``x`` [B, C, H, W] as an array [B, H, W, C] of the same memory, bfloat16 as uint16."""
+    rows = x.detach().permute(0, 2, 3, 1)
+    return (rows.view(torch.uint16) if x.dtype == torch.bfloat16 else rows).numpy()
+
+
+def _array(values: Tensor) -> np.ndarray:
+    return values.detach().numpy()
+
+
+def _over_images(kernel: Callable, images: int, *arguments: object) -> None:
+    """Call ``kernel(*arguments, first, last)`` on as many threads as PyTorch has; each image's result is the same."""
+    threads = min(torch.get_num_threads(), images)
+    ends = [images * part // threads for part in range(threads + 1)]
+    others = [_pool(os.getpid()).submit(kernel, *arguments, ends[i], ends[i + 1]) for i in range(1, threads)]
+    kernel(*arguments, ends[0], ends[1])
+    for other in others:
+        other.result()
+
+
+@functools.cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """Return the threads of this process (a forked one has none of its parent's)."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="student-layers")

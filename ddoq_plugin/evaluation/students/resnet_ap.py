@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import AveragePool2, make_norm
+from .layers import in_sequence, make_norm, norm_relu_pool
 
 
 class AveragePoolBlock(nn.Module):
@@ -17,18 +17,22 @@ class AveragePoolBlock(nn.Module):
         self.norm1 = make_norm("instance", outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = make_norm("instance", outputs)
-        self.pool = AveragePool2() if downsample else nn.Identity()
+        self.pool = 2 if downsample else 1
         self.shortcut: nn.Module = nn.Identity()
         if downsample or inputs != outputs:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, bias=False),
-                AveragePool2() if downsample else nn.Identity(),
+                nn.AvgPool2d(2) if downsample else nn.Identity(),
                 make_norm("instance", outputs),
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.pool(F.relu(self.norm1(self.conv1(x)), inplace=True))
-        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x), inplace=True)
+        out = norm_relu_pool(self.conv1(x), self.norm1, pool=self.pool)
+        out = norm_relu_pool(self.conv2(out), self.norm2, relu=False)
+        if isinstance(self.shortcut, nn.Sequential):
+            convolution, pool, norm = self.shortcut
+            x = norm_relu_pool(pool(convolution(x)), norm, relu=False)
+        return F.relu(out + x, inplace=True)
 
 
 class ResNetAP(nn.Module):
@@ -57,7 +61,7 @@ class ResNetAP(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x))
+        return self.classifier(in_sequence(self.features, x))
 
 
 resnet_ap10 = ResNetAP

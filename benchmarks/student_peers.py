@@ -1,0 +1,97 @@
+"""The loops that student training is compared with: DD-Ranking's own, or a plain one where it is not installed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
+from torchvision.transforms import v2
+
+from ddoq_plugin.errors import DDOQError
+from ddoq_plugin.evaluation import build_student
+from ddoq_plugin.hosts.networks import build_host_student
+from ddoq_plugin.hosts.patches import check_host
+
+# DSA of the DATM rows of DD-Ranking's leaderboard
+DSA_NUMBERS = {
+    "flip": 0.5,
+    "rotate": 15.0,
+    "saturation": 2.0,
+    "brightness": 1.0,
+    "contrast": 0.5,
+    "scale": 1.2,
+    "crop": 0.125,
+    "cutout": 0.5,
+}
+HOST_NAMES = {"convnet3": "ConvNet-3", "resnet18": "ResNet-18-BN:torchvision", "mlp": "MLP"}
+
+
+def host_is_installed() -> bool:
+    """Return whether DD-Ranking can be compared with."""
+    try:
+        check_host()
+    except DDOQError:
+        return False
+    return True
+
+
+def host_epoch(student: str, images: Tensor, labels: Tensor, batch: int, workers: int, device: str) -> Callable:
+    """Return a function that trains one epoch by ``ddranking.utils.train_one_epoch`` and returns its seconds.
+
+    Hard labels, its DSA (one transformation a batch), its DataLoader with ``workers`` processes. ``images`` are float
+    [n, 3, S, S]. A student it does not have for small images (ViT) is ours, in its loop.
+    """
+    from ddranking.aug import DSA
+    from ddranking.utils import get_optimizer, train_one_epoch
+
+    model = _host_model(student, int(labels.max()) + 1, images.shape[-1]).to(device)
+    data = TensorDataset(images, labels)
+    loader = DataLoader(data, batch_size=batch, num_workers=workers, sampler=RandomSampler(data))
+    optimizer = get_optimizer("sgd", model, 0.01, 5e-4, 0.9)
+    augment, loss = DSA(dict(DSA_NUMBERS), aug_mode="S"), nn.CrossEntropyLoss()
+
+    def run() -> float:
+        started = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            train_one_epoch(0, model, loader, loss, optimizer, aug_func=augment, device=device)
+        _finish(device)
+        return time.perf_counter() - started
+
+    return run
+
+
+def plain_epoch(student: str, images: Tensor, labels: Tensor, batch: int, workers: int, device: str) -> Callable:
+    """Return the same for a loop as it is usually written: DataLoader, torchvision's transform of each batch, SGD."""
+    model = build_student(student, int(labels.max()) + 1, images.shape[-1], seed=0).to(device)
+    data = TensorDataset(images, labels)
+    loader = DataLoader(data, batch_size=batch, num_workers=workers, shuffle=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+    augment = v2.Compose([v2.RandomResizedCrop(images.shape[-1], antialias=False), v2.RandomHorizontalFlip()])
+    loss = nn.CrossEntropyLoss()
+
+    def run() -> float:
+        started = time.perf_counter()
+        for x, y in loader:
+            loss(model(augment(x.to(device))), y.to(device)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        _finish(device)
+        return time.perf_counter() - started
+
+    return run
+
+
+def _host_model(student: str, classes: int, size: int) -> nn.Module:
+    if student in HOST_NAMES:
+        return build_host_student(HOST_NAMES[student], classes, size)
+    return build_student(student, classes, size, seed=0)
+
+
+def _finish(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()

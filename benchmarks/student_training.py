@@ -1,0 +1,221 @@
+"""Student training side by side: DD-Ranking's loop and evaluator against ours, and number formats against float32.
+
+    python benchmarks/student_training.py epoch --students convnet3 resnet18 mlp vit_tiny --ipc 10 50
+    python benchmarks/student_training.py lrs --data npz:cifar10.npz
+    python benchmarks/student_training.py equivalence --data npz:cifar10.npz --students convnet3 --seeds 0 10
+
+``epoch``: DD-Ranking's ``train_one_epoch`` with its DataLoader (4 and 0 workers) and DSA, against ours with one affine
+cut and mirror an image. ``lrs``: its evaluator against ours, the same trainings. ``equivalence``: the accuracy of
+``execution.precision: bfloat16`` minus that of ``float32``, paired by seed, with its 95 % confidence interval. In each,
+the contenders alternate, and medians and ratios within a round are given. ``--device cuda`` runs all of it on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import tempfile
+
+import torch
+from student_peers import host_epoch, host_is_installed, plain_epoch
+
+from ddoq_plugin.data import load_data
+from ddoq_plugin.data.base import ArraySplit, ImageData
+from ddoq_plugin.distilled_set import DistilledSet
+from ddoq_plugin.evaluation import Protocol, Teacher, TrainingSet, load_protocol, train_student, train_teacher
+
+CLASSES, BATCH = 10, 100
+
+
+def main() -> None:
+    """Run the part that is asked for and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["epoch", "lrs", "equivalence"])
+    parser.add_argument("--students", nargs="+", default=["convnet3"])
+    parser.add_argument("--ipc", nargs="+", type=int, default=[10])
+    parser.add_argument("--size", type=int, default=32, help="epoch: side of the images in pixels")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="epoch: our loop compiled, too")
+    parser.add_argument("--data", default="digits", help="lrs, equivalence: a dataset of ours")
+    parser.add_argument("--protocol", default="soft_online_short", help="equivalence: soft_online or hard")
+    parser.add_argument("--steps", type=int, help="equivalence: steps of a training")
+    parser.add_argument("--seeds", nargs=2, type=int, default=[0, 10], help="equivalence: first and last + 1")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    device = torch.cuda.get_device_name() if asked.device.startswith("cuda") else platform.processor() or "CPU"
+    print(f"torch {torch.__version__}, {device}, {asked.threads} threads", flush=True)
+    {"epoch": epochs, "lrs": whole_score, "equivalence": equivalence}[asked.part](asked)
+
+
+def epochs(asked: argparse.Namespace) -> None:
+    """Milliseconds of one epoch."""
+    host = host_is_installed()
+    peer = host_epoch if host else plain_epoch
+    name = "DD-Ranking" if host else "plain loop (DD-Ranking is not installed)"
+    forms = {"float32": {"precision": "float32"}, "auto": {}}
+    if asked.compile:
+        forms |= {f"{key} compiled": {**value, "compile": True} for key, value in forms.items()}
+    for student in asked.students:
+        for ipc in asked.ipc:
+            data = noise(ipc, asked.size)
+            images, labels = data.train.images().float() / 255, data.train.labels
+            batch = min(BATCH, len(labels))
+            runs = {
+                f"{name}, {workers} workers": peer(student, images, labels, batch, workers, asked.device)
+                for workers in (4, 0)
+            }
+            runs |= {f"ours, {form}": _our_epoch(student, data, batch, forms[form], asked.device) for form in forms}
+            seconds = _alternate(runs, asked.rounds)
+            print(f"\n{student}, IPC {ipc} ({len(labels)} images of {asked.size} px, batch {batch})")
+            _print_table(seconds, f"{name}, 4 workers", f"{name}, 0 workers")
+
+
+def _our_epoch(student: str, data: ImageData, batch: int, execution: dict, device: str):
+    steps_an_epoch = len(data.train) // batch
+    repeats = max(1, 4 // steps_an_epoch)  # one step alone would be mostly set-up that a training has once
+    protocol = Protocol(
+        name="benchmark",
+        source="made for this benchmark",
+        label_mode="hard",
+        loss={"name": "cross_entropy"},
+        optimizer={"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4},
+        schedule={"name": "constant"},
+        steps=repeats * steps_an_epoch,
+        batch_size=batch,
+        augmentation={"crop": "resized", "scale": (0.5, 1.0), "flip": 0.5},
+        execution=execution,
+    )
+
+    def run() -> float:
+        result = train_student(TrainingSet.from_split(data.train), student, protocol, data, seed=0, device=device)
+        return steps_an_epoch * batch / result.train_images_per_second
+
+    return run
+
+
+def whole_score(asked: argparse.Namespace) -> None:
+    """Seconds of one LRS: 5 + 5 + 5 trainings, the teacher and the full-data accuracy given."""
+    from ddoq_plugin.hosts import host_settings, own_scores, score_with_ddranking
+
+    if not host_is_installed():
+        raise SystemExit("DD-Ranking is not installed; there is no evaluator to compare with")
+    data = load_data(asked.data)
+    settings = host_settings("short", full_data_accuracy=50.0, learning_rates=(0.001, 0.005, 0.01))
+    rows = torch.cat([data.train.class_indices(c)[: asked.ipc[0]] for c in range(data.num_classes)])
+    made = DistilledSet(
+        data.train.images(rows), data.train.labels[rows], data.class_names, provenance={"method": "first"}
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        common = {"settings": settings, "device": asked.device, "work_folder": folder, "progress": False}
+        plain = settings.model_copy(update={"protocol": _in_float32(settings.protocol, folder)})
+        scores = {
+            "DD-Ranking's evaluator": lambda: score_with_ddranking(
+                {"first": made}, data, metric="lrs", student="ConvNet-3", **common
+            ),
+            "ours, float32": lambda: own_scores(
+                {"first": made}, data, metrics=["lrs"], student="convnet3", **{**common, "settings": plain}
+            ),
+            "ours, auto": lambda: own_scores({"first": made}, data, metrics=["lrs"], student="convnet3", **common),
+        }
+        rows = {}
+
+        def timed(name: str) -> float:
+            rows[name] = scores[name]()
+            return float(rows[name]["seconds"].sum())  # without the teachers, which are trained once
+
+        seconds = _alternate({name: (lambda name=name: timed(name)) for name in scores}, asked.rounds, warm=False)
+        print(f"\nLRS of {len(made.labels)} images of {data.name} at {data.image_size} px, ConvNet-3")
+        _print_table(seconds, "DD-Ranking's evaluator")
+        for name, row in rows.items():
+            shown = row.filter(regex="^(set_hard|set_soft|random_soft|lrs)$").iloc[0]
+            print(f"  {name}: " + ", ".join(f"{key} {value:.3g}" for key, value in shown.items()))
+
+
+def _in_float32(name: str, folder: str) -> str:
+    import yaml
+
+    fields = load_protocol(name).model_dump(mode="json") | {"execution": {"precision": "float32"}}
+    path = f"{folder}/{name}_float32.yaml"
+    with open(path, "w", encoding="utf-8") as file:
+        yaml.safe_dump(fields, file)
+    return path
+
+
+def equivalence(asked: argparse.Namespace) -> None:
+    """Accuracy in bfloat16 minus float32, paired."""
+    data, settings = load_data(asked.data), load_protocol(asked.protocol).model_dump()
+    if asked.steps:
+        settings |= {"steps": asked.steps, "students": {}}
+    forms = {p: Protocol.model_validate(settings | {"execution": {"precision": p}}) for p in ("float32", "bfloat16")}
+    teacher = _teacher(data, asked.device) if forms["float32"].needs_teacher else None
+    for student in asked.students:
+        differences, tops = [], {p: [] for p in forms}
+        for seed in range(*asked.seeds):
+            rows = torch.cat([data.train.class_indices(c)[seed * 7 :][: asked.ipc[0]] for c in range(data.num_classes)])
+            train = TrainingSet(data.train.images(rows), data.train.labels[rows])
+            for precision, protocol in forms.items():
+                result = train_student(train, student, protocol, data, seed=seed, teacher=teacher, device=asked.device)
+                tops[precision].append(result.top1)
+            differences.append(tops["bfloat16"][-1] - tops["float32"][-1])
+            print(f"  {student} seed {seed}: {tops['float32'][-1]:.2f} {tops['bfloat16'][-1]:.2f}", flush=True)
+        mean, half = paired_interval(differences)
+        means = " / ".join(f"{statistics.mean(tops[p]):.2f}" for p in forms)
+        print(
+            f"{student}, {data.name}, IPC {asked.ipc[0]}, {len(differences)} seeds: float32 / bfloat16 {means}, "
+            f"difference {mean:+.2f}, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}",
+            flush=True,
+        )
+
+
+def paired_interval(differences: list[float]) -> tuple[float, float]:
+    """Return mean and half width of the 95 % confidence interval (Student's t)."""
+    from scipy.stats import t
+
+    count = len(differences)
+    error = statistics.stdev(differences) / count**0.5
+    return statistics.mean(differences), float(t.ppf(0.975, count - 1)) * error
+
+
+def _teacher(data: ImageData, device: str) -> Teacher:
+    return train_teacher(data, "convnet3_bn_w32", load_protocol("teacher_short"), 0, device=device, progress=False)
+
+
+def noise(ipc: int, size: int) -> ImageData:
+    """Return random images: what a step costs does not depend on what is to be seen."""
+    stream = torch.Generator().manual_seed(0)
+
+    def split(count: int) -> ArraySplit:
+        labels = torch.arange(CLASSES).repeat_interleave(count)
+        return ArraySplit(torch.randint(0, 256, (len(labels), 3, size, size), generator=stream).to(torch.uint8), labels)
+
+    names = tuple(str(c) for c in range(CLASSES))
+    return ImageData("noise", names, size, split(ipc), split(1), split(1), fingerprint="noise")
+
+
+def _alternate(runs: dict, rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
+    """Return the seconds of each contender, which take turns; ``warm`` runs each once beforehand."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + warm):
+        for name, run in runs.items():
+            taken = run()
+            if number >= warm:
+                seconds[name].append(taken)
+    return seconds
+
+
+def _print_table(seconds: dict[str, list[float]], *references: str) -> None:
+    print(f"{'':46} {'ms':>9}  " + "  ".join(f"against {name}" for name in references))
+    for name, taken in seconds.items():
+        ratios = [
+            statistics.median(a / b for a, b in zip(seconds[reference], taken, strict=True)) for reference in references
+        ]
+        print(
+            f"{name:46} {1000 * statistics.median(taken):9.1f}  " + "  ".join(f"{r:.2f}x" for r in ratios), flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Distiller: what a method implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ValidationError
+
+from ..errors import ConfigError, DistillError
+from .options import CodebookOptions, DistillerConfig, explain
+
+if TYPE_CHECKING:
+    from ..distilled_set import DistilledSet
+    from .context import DistillContext
+
+
+class Distiller(ABC):
+    """A dataset-distillation method. Subclass it, register it, and it is in the tables.
+
+    The flags tell the sweep what a method needs: ``makes_images`` (False: it picks real ones), ``uses_clusters``
+    (the number of clusters K is a setting of its own), ``uses_weights`` and ``needs_prior``.
+    """
+
+    name: ClassVar[str] = ""  # the registry's name, set when the method is made by name
+    makes_images: ClassVar[bool] = True
+    uses_clusters: ClassVar[bool] = False
+    uses_weights: ClassVar[bool] = False
+    needs_prior: ClassVar[bool] = False
+    Config: ClassVar[type[DistillerConfig]] = DistillerConfig
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            self.config = self.Config(**settings)
+        except ValidationError as problem:
+            raise ConfigError(f"{type(self).__name__}: {explain(problem, self.Config)}") from None
+
+    @abstractmethod
+    def distill(
+        self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
+    ) -> DistilledSet:
+        """Return a set of ``ipc`` images a class.
+
+        ``clusters`` is K, the codebook's size (None: ``ipc``); a method without clusters ignores it. The same
+        arguments and context give the same bits. Raises DistillError where the set cannot be made.
+        """
+
+    def prepare(
+        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
+    ) -> None:
+        """Make and store the expensive parts of some classes, so that ``distill`` with these arguments finds them.
+
+        ``classes`` is one of ``context.class_groups(ipc)``. A sweep calls it for every group, in any order and from
+        many processes, or not at all: the set is the same to the bit. Default: nothing is prepared.
+        """
+        return None
+
+    def label(self) -> str:
+        """Return the method's short name in tables; settings that a sweep varies are added by the sweep."""
+        return self.name or type(self).__name__
+
+    def codebook_options(self) -> CodebookOptions | None:
+        """Return the options of the codebooks the method will ask for, so that a sweep can make them beforehand."""
+        return None
+
+    def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
+        """Raise DistillError or PriorError where ``distill`` with these arguments must fail; called before any work."""
+        if ipc < 1 or (clusters is not None and clusters < 1):
+            raise DistillError(f"ipc and clusters must be at least 1; got ipc {ipc}, clusters {clusters}")
+        if self.needs_prior and not context.has_prior:
+            raise DistillError(f"the method {self.label()!r} needs a prior; name one in the configuration (prior: ...)")
+        options = self.codebook_options()
+        if options is not None and options.space == "noise" and not context.can_denoise:
+            raise DistillError(f"{self.label()!r}: space: noise needs a diffusion prior to invert images; name one")
+        needed, what = (clusters or ipc, "clusters") if self.uses_clusters else (0, "")
+        if not self.makes_images and ipc > needed:
+            needed, what = ipc, "images"
+        context.check_class_sizes(needed, what, self.label())

@@ -1,0 +1,55 @@
+"""Settings of methods: the base of their models, and how latents become codebooks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..errors import nearest
+
+
+class DistillerConfig(BaseModel):
+    """Base of a method's settings: YAML, command line and Python share its fields; unknown ones are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CodebookOptions(DistillerConfig):
+    """How the latents of a class become a codebook; part of its key.
+
+    space: ``latent`` (the prior's latents), ``noise`` (their DDIM inversions) or ``pixel`` (the images themselves).
+    encoding: mode or one sample of the encoder's posterior. clustering: ``lloyd`` (k-means to a local optimum),
+    ``minibatch`` (one pass of CLVQ) or ``d4m`` (the pass of D4M's code, ``km_expand * K`` latents an update).
+    masses: ``voronoi`` or ``balanced`` (equal masses by optimal transport).
+    """
+
+    space: Literal["latent", "noise", "pixel"] = "latent"
+    encoding: Literal["mode", "sample"] = "mode"
+    clustering: Literal["lloyd", "minibatch", "d4m"] = "lloyd"
+    masses: Literal["voronoi", "balanced"] = "voronoi"
+    km_expand: int = Field(1, ge=1)
+    inversion_steps: int = Field(31, ge=1)  # D3HR's code, lin-zhao-resoLve/D3HR
+
+    def measured(self) -> CodebookOptions:
+        """Return the options of the latents that W2 is measured against: the mode, so that it is one for all methods
+        of a space, however they encode."""
+        return self.model_copy(update={"encoding": "mode"})
+
+    @model_validator(mode="after")
+    def _balanced_from_lloyd(self) -> CodebookOptions:
+        if self.masses == "balanced" and self.clustering != "lloyd":
+            raise ValueError("balanced masses start from Lloyd's codebook; set clustering: lloyd")
+        return self
+
+
+def explain(problem: ValidationError, model: type[BaseModel]) -> str:
+    """Return pydantic's first complaint as one sentence that names the key and, for an unknown one, the nearest."""
+    first = problem.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = list(model.model_fields)
+        return f"unknown setting {key!r}{nearest(key, known)} (known: {', '.join(known) or 'none'})"
+    message = first["msg"].removeprefix("Value error, ")
+    got = f", got {first.get('input')!r}" if key else ""
+    return f"{key + ': ' if key else ''}{message[0].lower()}{message[1:]}{got}"

@@ -1,0 +1,155 @@
+"""Seconds and peak memory of a piece of work, for the cost columns of rows and artifacts.
+
+How it is used (blocks may be nested; each has its own figures)::
+
+    with measure(device) as meter:
+        work()
+    Cost(seconds=meter.seconds, images=n, device=meter.device, peak_memory_mb=meter.peak_memory_mb)
+
+What the peak is. On CUDA: the most that torch's allocator held at once on that device during the block
+(``max_memory_allocated`` after a reset). On the CPU under Linux: the process's anonymous resident memory (interpreter,
+libraries' data, tensors), sampled every 20 ms during the block. Pages of mapped files are left out, since the kernel
+takes them back when memory is short; so is Ray's shared object store. A rise that is over within 20 ms can be missed.
+Elsewhere: the resident peak of the process's whole life (``ru_maxrss``), since nothing better is told there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from .cost import Cost
+
+INTERVAL = 0.02  # seconds between samples
+MIB = 2**20
+
+_active: list[Meter] = []  # from the outermost block to the innermost
+_cuda_active: list[Meter] = []
+_lock = threading.Lock()
+
+
+@dataclass(eq=False)
+class Meter:
+    """What a block cost; seconds are wall clock and stand when the block has ended.
+
+    device: ``"cpu"`` or the GPU's name. peak_memory_mb: MiB, see above.
+    """
+
+    device: str = "cpu"
+    seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+
+    def note(self, mib: float) -> None:
+        """Raise the peak to ``mib`` if it is higher."""
+        self.peak_memory_mb = max(self.peak_memory_mb, mib)
+
+
+def cost_columns(stage: str, cost: Cost | None) -> dict[str, Any]:
+    """Return a row's columns of a stage's cost; all None where the stage does not apply (``cost`` None)."""
+    rate = cost.images / cost.seconds if cost is not None and cost.images and cost.seconds else None
+    return {
+        f"seconds_{stage}": None if cost is None else cost.seconds,
+        f"images_per_second_{stage}": rate,
+        f"peak_memory_mb_{stage}": None if cost is None else cost.peak_memory_mb,
+        f"device_{stage}": None if cost is None else cost.device,
+    }
+
+
+@contextmanager
+def measure(device: str | torch.device = "cpu") -> Iterator[Meter]:
+    """Measure the block; its figures are on the meter when the block has ended, also by an exception."""
+    on_cuda = str(device).startswith("cuda")
+    meter = Meter(_cuda_name(device) if on_cuda else "cpu")
+    started = time.perf_counter()
+    with _cuda_peak(meter, device) if on_cuda else _process_peak(meter):
+        try:
+            yield meter
+        finally:
+            meter.seconds = time.perf_counter() - started
+
+
+def process_memory_mb() -> float:
+    """Return the process's anonymous resident memory now, MiB (not under Linux: its life's resident peak)."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            pages = file.read().split()
+        return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGE_SIZE") / MIB  # resident less shared and mapped
+    except OSError:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there, KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
+
+
+@contextmanager
+def _process_peak(meter: Meter) -> Iterator[None]:
+    with _lock:
+        _active.append(meter)
+        first = len(_active) == 1
+    if first:
+        _give_back()
+    _sample()
+    stop = threading.Event()
+    if first:  # one thread serves all blocks inside this one
+        threading.Thread(target=_keep_sampling, args=(stop,), name="ddoq-memory", daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+        _sample()
+        with _lock:
+            _active.remove(meter)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, so that the peak is not that of some earlier block (glibc keeps it)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _keep_sampling(stop: threading.Event) -> None:
+    while not stop.wait(INTERVAL):
+        _sample()
+
+
+def _sample() -> None:
+    now = process_memory_mb()
+    with _lock:
+        for meter in _active:
+            meter.note(now)
+
+
+@contextmanager
+def _cuda_peak(meter: Meter, device: str | torch.device) -> Iterator[None]:
+    import torch
+
+    outer = list(_cuda_active)
+    for other in outer:  # the reset below would hide what they have seen
+        other.note(torch.cuda.max_memory_allocated(device) / MIB)
+    torch.cuda.reset_peak_memory_stats(device)
+    _cuda_active.append(meter)
+    try:
+        yield
+    finally:
+        torch.cuda.synchronize(device)
+        meter.note(torch.cuda.max_memory_allocated(device) / MIB)
+        _cuda_active.remove(meter)
+        for other in outer:
+            other.note(meter.peak_memory_mb)
+
+
+def _cuda_name(device: str | torch.device) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)

@@ -1,0 +1,97 @@
+"""What of a config is finished: in its store and in its run's folder, by the very keys that a sweep asks for.
+
+Manifests and rows are looked for, not read through: a sweep verifies what it uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..config import SweepConfig
+from ..distiller import CodebookOptions
+from ..distiller.encoding import ClassEncoder
+from ..registry import source_hash
+from ..store import MANIFEST
+from ..sweeps.grid import Grid, row_key, set_key
+from ..sweeps.known import PriorFacts
+from ..sweeps.rows import read_row
+from ..sweeps.workshop import Workshop
+from .work import Codebooks
+
+if TYPE_CHECKING:
+    from ..data import ImageData
+
+
+@dataclass(frozen=True)
+class Done:
+    """``checked``: classes whose images are checked. ``latents``: classes encoded, by place in the encodings.
+    ``codebooks``: number by place. ``sets``: titles. ``rows``: places in the grid. ``prior_fingerprint`` is that of the
+    prior that is there."""
+
+    checked: int = 0
+    prior: bool = False
+    teacher: bool = False
+    latents: dict[int, int] = field(default_factory=dict)
+    codebooks: dict[int, int] = field(default_factory=dict)
+    sets: frozenset[str] = frozenset()
+    rows: frozenset[int] = frozenset()
+    prior_fingerprint: str | None = None
+
+
+def look_up(
+    config: SweepConfig, grid: Grid, data: ImageData | None, spaces: list[CodebookOptions], books: list[Codebooks]
+) -> Done:
+    """Return what is finished of a config; nothing where its dataset is only assumed or nothing was ever stored."""
+    if data is None or not (config.store_folder.is_dir() or (config.output_folder / "rows").is_dir()):
+        return Done()
+    shop = Workshop(config, data=data)
+    teacher = shop.evaluator.teacher_key
+    prior = _prior(shop)
+    of_prior = config.prior is None or prior is not None
+    return Done(
+        checked=data.num_classes - len(shop.unchecked()),
+        prior=of_prior,
+        teacher=teacher is not None and _stored(shop, "teachers", teacher),
+        latents={n: _latents(shop, prior, options) for n, options in enumerate(spaces)} if of_prior else {},
+        codebooks={n: _codebooks(shop, prior, kind) for n, kind in enumerate(books)} if of_prior else {},
+        sets=frozenset(s.title for s in grid.sets if _stored(shop, "sets", set_key(s, shop.context_key))),
+        rows=frozenset(number for number, row in enumerate(grid.rows) if _is_row(shop, row)),
+        prior_fingerprint=None if prior is None else prior.fingerprint,
+    )
+
+
+def _prior(shop: Workshop) -> PriorFacts | None:
+    """Return what latents depend on; None where there is no prior yet."""
+    if shop.config.prior is None:
+        return None
+    if shop.config.prior.train is None:
+        return shop.prior_facts
+    if not _stored(shop, "priors", shop.prior_source.key):
+        return None
+    return PriorFacts.of(shop.prior_source.load())
+
+
+def _latents(shop: Workshop, prior: Any, options: CodebookOptions) -> int:
+    keys = (ClassEncoder(shop.data, prior, number, options).key for number in range(shop.data.num_classes))
+    return sum(_stored(shop, "latents", key) for key in keys)
+
+
+def _codebooks(shop: Workshop, prior: Any, kind: Codebooks) -> int:
+    code = [source_hash("ddoq_plugin.quantization"), source_hash("ddoq_plugin.distiller")]
+    found = 0
+    for number in range(shop.data.num_classes):
+        shared = {"latents": ClassEncoder(shop.data, prior, number, kind.options).key, "code": code}
+        shared["options"] = kind.options.model_dump()
+        pairs = [(k, seed) for k in kind.clusters for seed in kind.seeds]
+        found += sum(_stored(shop, "codebooks", shared | {"clusters": k, "seed": seed}) for k, seed in pairs)
+    return found
+
+
+def _stored(shop: Workshop, kind: str, key: dict[str, Any]) -> bool:
+    return (shop.store.path(kind, key) / MANIFEST).is_file()
+
+
+def _is_row(shop: Workshop, row: Any) -> bool:
+    key, folder = row_key(row, shop.context_key, shop.evaluator.key), shop.config.output_folder / "rows"
+    return any((read_row(place, key) or {}).get("status") == "done" for place in (folder, folder / "other"))

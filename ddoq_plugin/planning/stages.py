@@ -1,0 +1,121 @@
+"""The stages of a config: how much is to do, how long it takes and what it needs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ..config import StageResources
+from .rates import CPU, Hardware, Precision, assumed_flops, load_rates
+
+MEASURED, ASSUMED = "measured", "assumed"
+RESOURCES_OF = {
+    "check": "encode", "train prior": "train", "encode": "encode", "quantise": "quantise", "generate": "generate",
+    "labels": "label", "teacher": "train", "train": "train", "score": "train",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of a stage's time: ``seconds`` of one worker for all of it, how they were reckoned (``how``), and
+    whether their rate was measured or assumed."""
+
+    seconds: float
+    how: str
+    basis: str = ASSUMED
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a plan.
+
+    ``tasks`` of which ``done`` are finished; ``work`` says in words what is to do. ``disk`` are bytes that it writes,
+    ``memory`` and ``device_memory`` bytes that one worker holds at its peak in main and in GPU memory.
+    """
+
+    name: str
+    tasks: int
+    done: int
+    work: str
+    resources: StageResources
+    hardware: Hardware
+    terms: tuple[Term, ...] = ()
+    disk: int = 0
+    memory: int = 0
+    device_memory: int = 0
+    limit: int | None = None
+
+    @property
+    def todo(self) -> int:
+        return self.tasks - self.done
+
+    @property
+    def at_once(self) -> int:
+        """Return how many of its tasks run side by side."""
+        slots = math.floor(self.hardware.cores / self.resources.cpus + 1e-9)
+        gpus = self.resources.gpus
+        if gpus:
+            fit = math.floor(1 / gpus + 1e-9) * self.hardware.count if gpus <= 1 else self.hardware.count // int(gpus)
+            slots = min(slots, fit)
+        return max(1, min(slots, self.todo, self.limit or slots))
+
+    @property
+    def worker_hours(self) -> float:
+        return sum(term.seconds for term in self.terms) / 3600
+
+    @property
+    def device_hours(self) -> float:
+        """Return the GPU-hours (without a GPU: core-hours) that its workers hold."""
+        return self.worker_hours * (self.resources.gpus or self.resources.cpus)
+
+    @property
+    def unit(self) -> str:
+        return "GPU" if self.resources.gpus else "core"
+
+    @property
+    def hours(self) -> float:
+        """Return the hours on the clock, writing included."""
+        writing = self.disk / (load_rates().disk.megabytes_per_second * 1e6) / 3600
+        return self.worker_hours / self.at_once + writing
+
+    @property
+    def basis(self) -> str:
+        bases = {term.basis for term in self.terms if term.seconds}
+        return " + ".join(sorted(bases, reverse=True)) or "-"
+
+
+@dataclass
+class Clock:
+    """Turns counted work into terms, for the workers of one stage."""
+
+    hardware: Hardware
+    resources: StageResources
+    terms: list[Term] = field(default_factory=list)
+
+    @property
+    def on_gpu(self) -> bool:
+        return bool(self.resources.gpus) and self.hardware.is_gpu
+
+    def network(
+        self, stage: str, what: str, images: int, flops: float, precision: Precision, measured: float | None = None
+    ) -> None:
+        """Add ``images`` times ``flops`` of a network, at the measured images a second where there are any."""
+        if not images or not flops:
+            return
+        if measured:
+            self.terms.append(Term(images / measured, f"{images:,} {what} / {measured:,.1f} a second", MEASURED))
+            return
+        device, share = (self.hardware.device, self.resources.gpus) if self.on_gpu else (CPU, self.resources.cpus)
+        rate = assumed_flops(device, stage, precision) * share
+        how = f"{images:,} {what} x {flops / 1e9:,.4g} GFLOP / {rate / 1e12:,.4g} TFLOP/s ({share:g} {device})"
+        self.terms.append(Term(images * flops / rate, how))
+
+    def cores(self, what: str, count: float, each: float) -> None:
+        """Add ``count`` things that take one core ``each`` seconds; a worker's cores share them."""
+        if count and each:
+            how = f"{count:,.0f} {what} x {each * 1000:,.3g} ms / {self.resources.cpus:g} cores"
+            self.terms.append(Term(count * each / self.resources.cpus, how))
+
+    def fixed(self, what: str, seconds: float) -> None:
+        """Add seconds that are what they are."""
+        self.terms.append(Term(seconds, what))

@@ -1,0 +1,181 @@
+"""LRS and ARS over several runs: the same sets trained with class labels, with soft labels, and without augmentation.
+
+A run has one protocol, and the scores compare several; so they are found over the runs of a report. What a run is for
+follows from its protocol: class labels, soft labels, or soft labels without augmentation and mixing. Runs of one kind
+whose protocols differ in the learning rate alone are a search: each cell takes its best on validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ..errors import EvaluationError
+from .comparisons import mean_over_students
+from .frame import FULL_DATA, RowKey, Run, row_key, single, sort_keys, students_of
+from .host_scores import BALANCE, best_on_validation, scores_from_rows
+from .tables import MEAN, cell_of, frame_of_cells, mark_best, ranges
+
+KINDS = {"soft": "soft labels", "hard": "class labels", "plain": "soft labels without augmentation"}
+NEEDED = {"lrs": ("soft", "hard"), "ars": ("soft", "plain")}
+
+
+@dataclass(frozen=True)
+class DatasetScores:
+    """The scores that the runs of one dataset suffice for.
+
+    rows: as ``scores_from_rows`` returns them, or None. table: of :func:`score_table`, or None. missing: one sentence
+    on what the runs lack, or "".
+    """
+
+    dataset: str
+    rows: pd.DataFrame | None
+    table: pd.DataFrame | None
+    missing: str
+
+
+def scores_of_runs(runs: Sequence[Run]) -> list[DatasetScores]:
+    """Return LRS and ARS of the sets in some runs, dataset by dataset."""
+    by_dataset: dict[str, list[Run]] = {}
+    for run in runs:
+        datasets = run.frame["dataset"].dropna().unique()
+        by_dataset.setdefault(str(datasets[0]) if len(datasets) == 1 else "not stated", []).append(run)
+    return [_of_dataset(dataset, part) for dataset, part in by_dataset.items()]
+
+
+def training_kind(protocol: Mapping[str, Any] | None) -> str | None:
+    """Return what a run with this protocol is for: a key of ``KINDS``, or None where the run does not say it."""
+    if not isinstance(protocol, Mapping) or "label_mode" not in protocol:
+        return None
+    if protocol["label_mode"] == "hard":
+        return "hard"
+    augmentation, mixing = protocol.get("augmentation") or {}, protocol.get("mixing") or {}
+    as_they_are = augmentation.get("crop", "none") == "none" and not augmentation.get("flip")
+    return "plain" if as_they_are and mixing.get("name", "none") == "none" else "soft"
+
+
+def score_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return scores as a table of the form of ``cross_model_table``: mean and deviation over seeds, as fractions.
+
+    Args:
+        rows: of ``scores_from_rows``, with ``lrs``, ``ars`` or both.
+
+    Returns:
+        One line per (method, IPC, clusters); columns are ("LRS mlp", statistic) for each score and student, and for the
+        mean over students where there are several.
+    """
+    lines, students = sort_keys([row_key(row) for row in rows.to_dict("records")]), students_of(rows)
+    cells, columns = {}, []
+    for score in ("lrs", "ars"):
+        if score not in rows or rows[score].isna().all():
+            continue
+        values: dict[tuple[RowKey, str], dict[int, float]] = {}
+        for row in rows[rows[score].notna()].to_dict("records"):
+            values.setdefault((row_key(row), row["student"]), {})[int(row["seed"])] = float(row[score])
+        named = {f"{score.upper()} {student}": student for student in students}
+        for line in lines:
+            cells |= {(line, name): cell_of(values.get((line, student), {})) for name, student in named.items()}
+            if len(students) > 1:
+                mean = mean_over_students(values, line, students)
+                cells[line, f"{score.upper()} {MEAN}"] = cell_of(mean)
+        columns += [*named, *([f"{score.upper()} {MEAN}"] if len(students) > 1 else [])]
+    mark_best(cells, lines, columns)
+    table = frame_of_cells(cells, lines, columns, [""] * len(lines))
+    table.attrs["digits"] = 3
+    table.attrs["footnotes"] = [
+        "Bold: the highest mean of its IPC and column; it need not differ from the next.",
+        "0 to 1, higher is better; as good as random images is an ARS of 0.269. The package ddranking prints other "
+        "numbers: it puts percent into the formula.",
+    ]
+    return table
+
+
+def _of_dataset(dataset: str, runs: Sequence[Run]) -> DatasetScores:
+    by_kind: dict[str, list[Run]] = {}
+    for run in runs:
+        by_kind.setdefault(training_kind(run.meta.get("protocol")) or "", []).append(run)
+    lacking = {score: _lacking(score, by_kind) for score in NEEDED}
+    missing = _sentence(dataset, lacking)
+    if all(lacking.values()):
+        return DatasetScores(dataset, None, None, missing)
+    kinds = {kind for score, parts in lacking.items() if not parts for kind in NEEDED[score]}
+    try:
+        chosen = {kind: _rows_of_kind(kind, by_kind[kind]) for kind in KINDS if kind in kinds}
+        teacher = _one_teacher([run for kind in ("soft", "plain") if kind in kinds for run in by_kind[kind]])
+        rows = scores_from_rows(chosen["soft"], hard=chosen.get("hard"), plain=chosen.get("plain"))
+    except EvaluationError as problem:
+        return DatasetScores(dataset, None, None, f"{dataset}: no LRS or ARS, since {problem}.")
+    if not any(score in rows and rows[score].notna().any() for score in NEEDED):
+        return DatasetScores(dataset, None, None, f"{dataset}: no LRS or ARS, since no set is finished in every run.")
+    table = score_table(rows)
+    used = {kind: by_kind[kind] for kind in chosen}
+    table.attrs["heading"] = _heading(dataset, used, teacher, rows)
+    return DatasetScores(dataset, rows, table, missing)
+
+
+def _lacking(score: str, by_kind: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return what must be added for a score, as parts of a sentence."""
+    parts = [f"a run of the same sets with {KINDS[kind]}" for kind in NEEDED[score] if kind not in by_kind]
+    for kind in NEEDED[score]:
+        frames = [run.frame for run in by_kind.get(kind, [])]
+        if frames and kind != "hard" and not any((frame["label"] == "random").any() for frame in frames):
+            parts.append(f"random sets in the run with {KINDS[kind]}")
+        if frames and kind == "hard" and not any((frame["method"] == FULL_DATA).any() for frame in frames):
+            parts.append(f"full data in the run with {KINDS[kind]}")
+    return parts
+
+
+def _sentence(dataset: str, lacking: Mapping[str, Sequence[str]]) -> str:
+    said = [f"{score.upper()} needs {' and '.join(parts)}" for score, parts in lacking.items() if parts]
+    return f"{dataset}: {'; '.join(said)}." if said else ""
+
+
+def _rows_of_kind(kind: str, runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the rows of one kind of training; of several learning rates, each cell's best on validation."""
+    trainings = [_without_rates(run.meta["protocol"]) for run in runs]
+    other = next((place for place, training in enumerate(trainings) if training != trainings[0]), None)
+    if other is not None:
+        raise EvaluationError(
+            f"the runs {runs[0].name} and {runs[other].name}, both with {KINDS[kind]}, have protocols that differ in "
+            "more than the learning rate; report one of them at a time"
+        )
+    return runs[0].frame if len(runs) == 1 else best_on_validation(*(run.frame for run in runs))
+
+
+def _without_rates(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what two protocols of one search must share."""
+    kept = {name: value for name, value in protocol.items() if name not in ("name", "source", "ours")}
+    kept["optimizer"] = {name: value for name, value in (kept.get("optimizer") or {}).items() if name != "lr"}
+    kept["students"] = {
+        student: {name: value for name, value in numbers.items() if name != "lr"}
+        for student, numbers in (kept.get("students") or {}).items()
+    }
+    return kept
+
+
+def _one_teacher(runs: Sequence[Run]) -> str | None:
+    """Return the teacher of runs with soft labels; EvaluationError where they have several."""
+    frames = pd.concat([run.frame[["teacher", "teacher_test_top1"]] for run in runs], ignore_index=True)
+    single(frames, "teacher_test_top1")  # one architecture trained otherwise is another teacher
+    return single(frames, "teacher")
+
+
+def _heading(dataset: str, used: Mapping[str, Sequence[Run]], teacher: str | None, rows: pd.DataFrame) -> str:
+    trainings = []
+    for kind, runs in used.items():
+        names = " or ".join(f"{single(run.frame, 'protocol')} (run {run.name})" for run in runs)
+        choice = ", the better learning rate on validation" if len(runs) > 1 else ""
+        trainings.append(f"{KINDS[kind]}: {names}{choice}")
+    seeds = sorted(int(seed) for seed in rows["seed"].unique())
+    parts = [
+        f"DD-Ranking's scores (arXiv 2505.13300) from test accuracies as fractions, w = g = {BALANCE:g}",
+        f"dataset {dataset}",
+        *trainings,
+        f"teacher {teacher or 'not stated'}",
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}",
+        "mean ± sample standard deviation over seeds",
+    ]
+    return "; ".join(parts) + "."

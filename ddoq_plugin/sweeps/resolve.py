@@ -1,0 +1,58 @@
+"""The resolved form of a config: what every process of a sweep reads, wherever it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..config import SweepConfig
+
+
+def resolved(config: SweepConfig) -> SweepConfig:
+    """Return the config with absolute paths (workers run in other folders) and the precision of its prior.
+
+    Where latents are encoded or images generated on GPUs and the config names no ``dtype``, it becomes that of a prior
+    on CUDA: otherwise stages on other devices would take the same weights for another prior.
+    """
+    paths = {"output": str(config.output_folder.resolve()), "store": str(config.store_folder.resolve())}
+    paths["plugins"] = [str(Path(plugin).resolve()) for plugin in config.plugins]
+    dataset = {
+        name: str(Path(value).resolve()) if name in ("path", "root") else value
+        for name, value in config.dataset.options().items()
+    }
+    content = config.model_dump() | paths | {"dataset": {"name": config.dataset.name, **dataset}}
+    content["protocol"] = _existing(config.protocol)
+    if config.teacher is not None:
+        content["teacher"]["protocol"] = _existing(config.teacher.protocol)
+        content["teacher"]["weights"] = _existing(config.teacher.weights)
+    if config.prior is not None:
+        content["prior"] |= {"path": _existing(config.prior.path), "train": _existing(config.prior.train)}
+        if config.prior.name != "pixel" and "dtype" not in config.prior.options() and _prior_on_gpu(config):
+            content["prior"]["dtype"] = _cuda_dtype()
+    return SweepConfig(**content)
+
+
+def check_device(device: str) -> None:
+    """Raise PriorError where this machine has no such device."""
+    from ..priors.base import pick_device
+
+    pick_device(device)
+
+
+def _existing(text: str | None) -> str | None:
+    """Return the absolute path of what exists as a file or folder; anything else is a name (or a hub id)."""
+    return str(Path(text).resolve()) if text is not None and Path(text).exists() else text
+
+
+def _prior_on_gpu(config: SweepConfig) -> bool:
+    resources = config.resources
+    if resources.device.startswith("cuda"):
+        return True
+    return resources.device == "auto" and any(resources.of(stage).gpus for stage in ("encode", "generate"))
+
+
+def _cuda_dtype() -> str:
+    import torch
+
+    from ..priors.pipelines import pick_dtype
+
+    return str(pick_dtype(None, torch.device("cuda"))).removeprefix("torch.")

@@ -1,0 +1,291 @@
+"""What a plan counts, what it finds finished, which rates it takes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from ddoq_plugin.config import load_config
+from ddoq_plugin.errors import ConfigError, DataError, UnknownNameError
+from ddoq_plugin.planning import make_plan, parse_size, render
+from ddoq_plugin.planning.dataset_facts import assume_dataset, read_dataset
+from ddoq_plugin.planning.measured import Measured
+from ddoq_plugin.planning.model_facts import prior_facts, student_facts
+from ddoq_plugin.planning.rates import load_rates, pick_hardware
+from ddoq_plugin.planning.work import banks, codebooks, encodings, image_sets, trainings
+from ddoq_plugin.sweeps.grid import make_grid, row_key
+from ddoq_plugin.sweeps.resolve import resolved
+from ddoq_plugin.sweeps.rows import describe_row, write_row
+from ddoq_plugin.sweeps.workshop import Workshop
+
+HARD = """\
+name: forty_steps
+source: made for the tests, says nothing of accuracy
+label_mode: hard
+loss: {name: cross_entropy}
+optimizer: {name: adamw, lr: 0.005}
+steps: 40
+batch_size: 20
+"""
+SWEEP = """\
+name: small
+dataset: {{name: digits, limit_per_class: 12}}
+prior: pixel
+methods:
+  - {{name: ddoq, weighting: [uniform, counts, sqrt], strength: 0.0}}
+  - {{name: d4m, strength: 0.0}}
+  - {{name: random}}
+ipc: [1, 3]
+clusters: [ipc, 5]
+students: [mlp]
+protocol: {folder}/hard.yaml
+seeds: 2
+output: {folder}/runs/small
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "hard.yaml").write_text(HARD)
+    (tmp_path / "small.yaml").write_text(SWEEP.format(folder=tmp_path))
+    return load_config(tmp_path / "small.yaml")
+
+
+def stages(plan):
+    return {stage.name: stage for stage in plan.stages}
+
+
+def test_what_is_shared_is_counted_once(config):
+    grid = make_grid(config)
+    facts = read_dataset(config.dataset)
+    # ddoq at IPC 1: K makes no difference, nor do weights; at IPC 3 two K. d4m: two K at both. random: no K.
+    assert len(image_sets(grid)) == 2 * (1 + 2 + 2 + 2 + 1 + 1)
+    from ddoq_plugin.evaluation import load_protocol
+
+    protocol = load_protocol(config.protocol)
+    trained = trainings(grid, protocol, facts)
+    assert sum(len(one.rows) for one in trained) == len(grid.rows)
+    # three weightings at IPC 3; the whole data and twice the steps beside them
+    assert len(trained) == 2 * (1 + 2 * 3 + 2 + 2 + 1 + 1) + 2 * 2
+    assert {one.images for one in trained if one.kind == "full_data_2x"} == {80 * 20}
+    assert banks(config, image_sets(grid), protocol, facts) == []
+
+
+def test_encodings_and_codebooks_of_a_config(config):
+    grid = make_grid(config)
+    kinds = {(book.options.clustering, book.options.encoding): book for book in codebooks(grid)}
+    assert kinds["lloyd", "mode"].clusters == kinds["d4m", "sample"].clusters == (1, 3, 5)
+    assert kinds["lloyd", "mode"].seeds == (0, 1)
+    # what D4M quantises, and the modes that DDOQ quantises and every W2 is measured against
+    assert {options.encoding for options in encodings(config, grid)} == {"mode", "sample"}
+    assert encodings(config.model_copy(update={"prior": None}), grid) == []
+
+
+def test_the_grid_shares_what_a_sweep_shares(config):
+    """Sets that the plan takes for the same images are the same to the bit, and no others."""
+    shop = Workshop(resolved(config))
+    hashes: dict[str, set[str]] = {}
+    for one in image_sets(make_grid(config)):
+        found = {shop.distill(spec).image_hash for spec in one.specs}
+        assert len(found) == 1, one.spec.title
+        hashes.setdefault(found.pop(), set()).add(one.spec.title)
+    doubles = [titles for titles in hashes.values() if len(titles) > 1]
+    # the mean of a class, decoded without noise, is the same for every seed and method: a sweep finds that out by hash
+    assert all("_ipc1_k1_" in title for titles in doubles for title in titles), doubles
+
+
+def test_what_is_done_is_found(config):
+    before = make_plan(config)
+    assert not before.rows_done and all(stage.done == 0 for stage in before.stages)
+    shop, grid = Workshop(resolved(config)), make_grid(config)
+    spec = next(one for one in grid.sets if one.label == "ddoq sqrt" and one.ipc == 3)
+    shop.distill(spec)
+    row = next(one for one in grid.rows if one.set == spec)
+    key = row_key(row, shop.context_key, shop.evaluator.key)
+    write_row(shop.config.output_folder / "rows", key, {**describe_row(row), "status": "done"})
+    after = make_plan(config)
+    assert after.rows_done == 1 and stages(after)["train"].done == 1
+    assert stages(after)["generate"].done == 1 and 0 < stages(after)["encode"].done < stages(after)["encode"].tasks
+    assert stages(after)["quantise"].done == 10  # one K and seed in ten classes
+    assert after.disk < before.disk and after.hours < before.hours
+
+
+def test_rows_of_the_same_kind_give_the_rate(config):
+    row = {
+        "status": "done", "dataset": "digits", "protocol": "forty_steps", "student": "mlp", "prior": "pixel",
+        "images_per_second_train": 1000.0, "device_train": "cpu",
+    }  # fmt: skip
+    folder = config.output_folder.parent / "another" / "rows"
+    assumed = stages(make_plan(config))["train"]
+    write_row(folder, "a", row)
+    write_row(folder, "b", {**row, "images_per_second_train": 3000.0})
+    write_row(folder, "elsewhere", {**row, "device_train": "NVIDIA H200", "images_per_second_train": 1e6})
+    write_row(folder, "other_student", {**row, "student": "lenet", "images_per_second_train": 1e6})
+    measured = stages(make_plan(config))["train"]
+    assert assumed.basis == "assumed" and measured.basis == "measured"
+    images = 24 * 40 * 20 + 2 * 80 * 20  # the distilled sets and the full data, and twice the steps
+    assert measured.worker_hours == pytest.approx(images / 2000 / 3600)
+
+
+def test_artifacts_of_a_killed_run_give_the_rate(config):
+    folder = config.store_folder / "latents"
+    manifest = {
+        "key": {"prior": "abc", "space": "latent"}, "seconds": 2.0,
+        "cost": {"seconds": 2.0, "images": 100, "device": "cpu", "peak_memory_mb": None},
+    }  # fmt: skip
+    for name, content in {"a": manifest, "b": {**manifest, "key": {"prior": "other", "space": "latent"}}}.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / "manifest.json").write_text(json.dumps(content))
+    assert Measured(config, "cpu", "digits", "forty_steps", "abc").encode() == 50
+    assert Measured(config, "h200", "digits", "forty_steps", "abc").encode() is None
+    assert Measured(config, "cpu", "digits", "forty_steps").encode() is None
+
+
+def test_assumed_numbers_of_images_are_those_of_the_real_set():
+    real = read_dataset(load_config("quickstart").dataset)
+    assert (real.images, real.val, real.test, real.smallest) == (1078, 269, 450, min(real.train))
+    dataset = load_config("imagenet1k_sd15").dataset
+    facts = assume_dataset(dataset)
+    assert (facts.classes, facts.images + facts.val, facts.test) == (1000, 1_281_167, 50_000) and facts.files
+    half = assume_dataset(type(dataset)(name="imagenet", classes=["tench", "goldfish"], limit_per_class=100))
+    assert (half.train, half.test, half.smallest) == ((100, 100), 100, 100)
+    with pytest.raises(ConfigError, match="'digits' are not known"):
+        assume_dataset(load_config("quickstart").dataset)
+
+
+def test_networks_are_counted_not_run():
+    resnet = student_facts("resnet18", 1000, 224)
+    # torchvision's table: 11.69 M parameters, 1.81 G multiply-adds
+    assert resnet.parameters == 11_689_512 and resnet.forward_flops == pytest.approx(2 * 1.814e9, rel=0.01)
+    assert student_facts("resnet18", 1000, 448).activation_bytes == pytest.approx(4 * resnet.activation_bytes, rel=0.05)
+    assert student_facts("vit2_w64", 10, 16).forward_flops > 1e6  # it asks for the kind of its device
+    recipe = prior_facts(load_config("quickstart").prior, 16, 10, gpu=False)
+    assert recipe.latent_shape == (4, 4, 4) and recipe.encode_flops > 0 and recipe.precision == "float32"
+    published = prior_facts(load_config("imagenet1k_dit").prior, 256, 1000, gpu=True)
+    assert (published.label, published.latent_shape, published.precision) == ("dit_xl_2_256", (4, 32, 32), "half")
+
+
+def test_a_folder_of_another_architecture_is_counted_from_its_configuration(tmp_path):
+    from ddoq_plugin.priors import load_recipe
+    from ddoq_plugin.priors.networks import build_autoencoder, build_denoiser
+
+    recipe, config = load_recipe("digits"), load_config("quickstart").prior
+    build_autoencoder(recipe.autoencoder, 16, 0).save_pretrained(tmp_path / "vae")
+    build_denoiser(recipe.denoiser, 4, 4, 10, 0).save_pretrained(tmp_path / "transformer")
+    read = prior_facts(config.model_copy(update={"train": None, "path": str(tmp_path)}), 16, 10, gpu=False)
+    counted = prior_facts(config, 16, 10, gpu=False)
+    assert replace(read, label="") == replace(counted, label="")
+
+
+def test_more_devices_take_less_time_and_hold_the_same():
+    config = load_config("imagenette_dit")
+    options = {"device": "h200", "disk_bytes": 1e13, "assume_data": True, "assume_weights": True}
+    one, eight = make_plan(config, **options), make_plan(config, count=8, **options)
+    assert eight.hours < one.hours / 4
+    assert eight.device_hours("GPU") == pytest.approx(one.device_hours("GPU"))
+    assert stages(one)["train"].at_once == 4  # a quarter of a GPU each
+    assert not one.refused
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"ipc": [40]}, "needs 40 clusters a class; lower ipc"),
+        ({"clusters": [13]}, "has 12 training images and 'ddoq uniform' needs 13 clusters"),
+        ({"teacher.student": "mlp", "teacher.weights": "nowhere.pt", "protocol": "soft_stored_short"}, "nowhere.pt"),
+        ({"prior": {"name": "dit", "path": "./nowhere"}}, "the folder ./nowhere of the prior 'dit' does not exist"),
+        ({"prior": {"name": "dit"}}, "has no path"),
+        ({"resources.memory_gb": 0.5}, "raise resources.stages.train.memory_gb"),
+        ({"resources.stages": {"train": {"cpus": 1000}}}, "lower resources.stages.train.cpus"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_mend(config, tmp_path, overrides, message):
+    changed = load_config(tmp_path / "small.yaml", overrides)
+    refused = make_plan(changed).refused
+    assert any(message in reason for reason in refused), refused
+    assert all("\n" not in reason for reason in refused)
+
+
+def test_a_small_disk_and_a_small_machine_are_refused(config):
+    assert not make_plan(config).refused
+    (disk,) = make_plan(config, disk_bytes=1e3).refused
+    assert "set store: to a larger disk" in disk and "1 kB free" in disk
+    assert "the machine has 500 MB" in make_plan(config, memory_gb=0.5).refused[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error"),
+    [
+        ({"students": ["mlpp"]}, UnknownNameError),
+        ({"protocol": "hard_shortt"}, UnknownNameError),
+        ({"dataset": {"name": "digit"}}, UnknownNameError),
+        ({"dataset": {"name": "imagenet", "root": "nowhere"}}, DataError),
+        ({"methods": [{"name": "ddok"}]}, UnknownNameError),
+        ({"resources": {"gpus": 0.5}}, ConfigError),
+        ({"protocol": "soft_stored_short"}, ConfigError),
+    ],
+)
+def test_without_names_data_or_hardware_there_is_no_plan(config, tmp_path, overrides, error, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(error):
+        make_plan(load_config(tmp_path / "small.yaml", overrides))
+
+
+def test_hardware_and_rates_are_stated():
+    rates = load_rates()
+    assert all(len(device.source) > 20 for device in rates.devices.values())
+    assert pick_hardware("h200", wants_gpu=True, count=2).cores == 2 * rates.devices["h200"].host.cores
+    with pytest.raises(ConfigError, match="did you mean 'h200'"):
+        pick_hardware("h20", wants_gpu=True)
+    with pytest.raises(ConfigError, match="take no GPU"):
+        pick_hardware("h200", wants_gpu=False)
+    assert parse_size("1.5 TB") == 1.5e12 and parse_size("2GiB") == 2**31
+    with pytest.raises(ConfigError, match="no size"):
+        parse_size("8 apples")
+
+
+def test_the_three_formats_say_the_same(config):
+    plan = make_plan(config)
+    table = render(plan, "md").splitlines()
+    rows = [line.split("|")[1].strip() for line in table if line.startswith("| ")]
+    names = [stage.name for stage in plan.stages]
+    assert rows == ["stage", "---", *names, "total"]
+    assert [line.split("  ")[0] for line in render(plan, "text").splitlines()[4 : 4 + len(names)]] == names
+    content = json.loads(render(plan, "json"))
+    assert [one["stage"] for one in content["stages"]] == names
+    assert content["hours"] == pytest.approx(sum(one["hours"] for one in content["stages"]))
+    assert {one["basis"] for one in content["stages"]} <= {"assumed", "measured", "-"}
+    with pytest.raises(ConfigError, match="json"):
+        render(plan, "jsom")
+
+
+def test_the_quickstart_is_planned_to_the_right_order(tmp_path):
+    """Its rows in results/quickstart took 434 s and its prior and the start about two minutes, on two cores."""
+    config = load_config("quickstart", {"output": str(tmp_path / "run")})
+    plan = make_plan(config, cores=2)
+    assert 3 / 60 < plan.hours < 30 / 60 and not plan.refused
+    assert stages(plan)["train"].tasks == 276 and plan.rows == 384
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_disk_of_soft_labels_is_what_a_bank_takes(tmp_path, top_k):
+    import torch
+
+    from ddoq_plugin.evaluation import Teacher, build_student, make_bank
+    from ddoq_plugin.evaluation.inputs import Normaliser
+    from ddoq_plugin.evaluation.protocol import parse_protocol
+    from ddoq_plugin.planning.sizes import bank_disk
+
+    protocol = parse_protocol(
+        HARD.replace("hard", "soft_stored").replace("cross_entropy", "kl, temperature: 4")
+        + "mixing: {name: cutmix}\n" + (f"stored_top_k: {top_k}\n" if top_k else ""),
+        where="test",
+    )  # fmt: skip
+    names = tuple(str(number) for number in range(100))
+    teacher = Teacher(build_student("mlp", 100, 16, seed=0), "mlp", names, 16, Normaliser(), "none")
+    images = torch.zeros(200, 3, 16, 16, dtype=torch.uint8)
+    make_bank(images, teacher, protocol, steps=64, seed=0, folder=tmp_path)
+    written = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
+    assert bank_disk(64 * 20, 100, top_k) == pytest.approx(written, rel=0.05 if top_k is None else 0.1)
