@@ -58,13 +58,14 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
-    rate = matmul_rate(device, dtype)
-    print(
-        f"{machine(device)}; torch {torch.__version__}, diffusers {diffusers.__version__}, {options.dtype or dtype}; "
-        f"matmul {rate / 1e12:.2f} TFLOP/s\n"
-    )
+    print(f"{machine(device)}; torch {torch.__version__}, diffusers {diffusers.__version__}, {dtype}\n")
     for subject in subjects(options, device, dtype):
-        (passes if options.passes else compare)(subject, options, rate)
+        # before and after, and the better one: on a shared machine either may be disturbed
+        before = matmul_rate(device, dtype)
+        show = (passes if options.passes else compare)(subject, options)
+        rate = max(before, matmul_rate(device, dtype))
+        show(rate)
+        print(f"\nMatmul {rate / 1e12:.2f} TFLOP/s; batch sizes of ours: {batch_sizes(subject.prior)}\n", flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -171,8 +172,8 @@ def small_stable_diffusion():
     )  # fmt: skip
 
 
-def compare(subject: Subject, options: argparse.Namespace, rate: float) -> None:
-    """Print encode and generate, ours and one at a time, in images a second."""
+def compare(subject: Subject, options: argparse.Namespace) -> Callable[[float], None]:
+    """Time encode and generate, ours and one at a time; what is returned prints the table, given the matmul rate."""
     prior, many, few = subject.prior, options.images, options.stock_images
     size = prior.image_size
     chance = torch.Generator().manual_seed(0)
@@ -198,10 +199,7 @@ def compare(subject: Subject, options: argparse.Namespace, rate: float) -> None:
 
     encode, denoise, decode = counted_flops(subject)
     work = {"encode": encode, "generate": 2 * RUN * denoise + decode}
-    print(f"## {subject.name}: {size} pixels, latents {list(prior.latent_shape)}")
-    print(f"   {parameters(prior)}; GFLOP an image: {', '.join(f'{k} {v / 1e9:.4g}' for k, v in work.items())}\n")
-    print("| | one at a time, images/s | ours, images/s | ratio | of the matmul rate, theirs / ours | peak GiB |")
-    print("|---|---|---|---|---|---|")
+    rows = []
     for what, ours, stock in (
         ("encode", ours_encode, stock_encode),
         ("generate", ours_generate, stock_generate),
@@ -211,22 +209,29 @@ def compare(subject: Subject, options: argparse.Namespace, rate: float) -> None:
         rounds = [(timed(stock, prior.device), timed(ours, prior.device)) for _ in range(options.rounds)]
         slow = few / statistics.median(a for a, _ in rounds)
         fast = many / statistics.median(b for _, b in rounds)
-        shares = f"{slow * work[what] / rate:.1%} / {fast * work[what] / rate:.1%}"
-        print(f"| {what} | {slow:.4g} | {fast:.4g} | {fast / slow:.1f} | {shares} | {peak(prior.device):.2f} |")
-    sizes = {stage: prior.batching.size(stage) for stage in ("encode", "denoise", "decode")}
-    print(f"\nBatch sizes of ours: {sizes}\n", flush=True)
+        rows.append((what, slow, fast, peak(prior.device)))
+
+    def show(rate: float) -> None:
+        print(f"## {subject.name}: {size} pixels, latents {list(prior.latent_shape)}; {parameters(prior)}")
+        print(f"GFLOP an image: {', '.join(f'{k} {v / 1e9:.4g}' for k, v in work.items())}\n")
+        print("| | one at a time, images/s | ours, images/s | ratio | of the matmul rate, theirs / ours | peak GiB |")
+        print("|---|---|---|---|---|---|")
+        for what, slow, fast, memory in rows:
+            shares = f"{slow * work[what] / rate:.1%} / {fast * work[what] / rate:.1%}"
+            print(f"| {what} | {slow:.4g} | {fast:.4g} | {fast / slow:.1f} | {shares} | {memory:.2f} |")
+
+    return show
 
 
-def passes(subject: Subject, options: argparse.Namespace, rate: float) -> None:
-    """Print the time and memory of one pass of each network for one image."""
+def passes(subject: Subject, options: argparse.Namespace) -> Callable[[float], None]:
+    """Time one pass of each network for one image; what is returned prints the table, given the matmul rate."""
     prior = subject.prior
     encode, denoise, decode = counted_flops(subject)
     latent = torch.randn(2, *prior.latent_shape, generator=torch.Generator().manual_seed(0)).to(prior.device)
     image = torch.rand(1, 3, prior.image_size, prior.image_size).to(prior.device)
     both, one = prior._predictor(torch.tensor([0]), GUIDANCE), prior._predictor(torch.tensor([0]), 1.0)
     now = torch.tensor(500)
-    print(f"## {subject.name}: {prior.image_size} pixels; {parameters(prior)}; {resident():.2f} GiB resident\n")
-    print("| pass | seconds | TFLOP/s | of the matmul rate | peak over resident, GiB |\n|---|---|---|---|---|")
+    rows, held = [], resident()
     for what, call, flops in (
         ("denoiser, one image, two branches of guidance", lambda: both(latent[:1], now), 2 * denoise),
         ("denoiser, one image, guidance 1", lambda: one(latent[:1], now), denoise),
@@ -234,14 +239,24 @@ def passes(subject: Subject, options: argparse.Namespace, rate: float) -> None:
         ("decode one image", lambda: prior._decode(latent[:1]), decode),
         ("decode two images, batch size chosen by memory", lambda: prior.decode(latent.cpu()), 2 * decode),
     ):
-        assert torch.isfinite(call()).all(), what
-        before = resident()
+        if not torch.isfinite(call()).all():
+            raise RuntimeError(f"{what}: the result is not finite")
+        before = resident() if prior.device.type == "cpu" else torch.cuda.memory_allocated(prior.device) / 2**30
         reset_peak(prior.device)
-        seconds = timed(call, prior.device)
-        speed, more = flops / seconds, peak(prior.device) - before
-        print(f"| {what} | {seconds:.2f} | {speed / 1e12:.2f} | {speed / rate:.0%} | {more:.2f} |")
-    sizes = {stage: prior.batching.size(stage) for stage in ("encode", "denoise", "decode")}
-    print(f"\nBatch sizes that 'auto' starts from: {sizes}\n", flush=True)
+        rows.append((what, timed(call, prior.device), flops, peak(prior.device) - before))
+
+    def show(rate: float) -> None:
+        print(f"## {subject.name}: {prior.image_size} pixels; {parameters(prior)}; {held:.2f} GiB resident\n")
+        print("| pass | seconds | TFLOP/s | of the matmul rate | peak over resident, GiB |\n|---|---|---|---|---|")
+        for what, seconds, flops, memory in rows:
+            speed = flops / seconds
+            print(f"| {what} | {seconds:.2f} | {speed / 1e12:.2f} | {speed / rate:.0%} | {memory:.2f} |")
+
+    return show
+
+
+def batch_sizes(prior: AutoencoderPrior) -> dict[str, int]:
+    return {stage: prior.batching.size(stage) for stage in ("encode", "denoise", "decode")}
 
 
 def counted_flops(subject: Subject) -> tuple[int, int, int]:

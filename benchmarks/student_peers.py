@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import multiprocessing
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from torchvision.transforms import v2
 
+from ddoq_plugin.data import ImageData, load_data
+from ddoq_plugin.distilled_set import DistilledSet
 from ddoq_plugin.errors import DDOQError
 from ddoq_plugin.evaluation import build_student
 from ddoq_plugin.hosts.networks import build_host_student
@@ -38,6 +41,36 @@ def host_is_installed() -> bool:
     except DDOQError:
         return False
     return True
+
+
+class Elsewhere:
+    """A peer in a process of its own: what we change in ours (how freed memory is kept) does not speed it up.
+
+    ``make(*arguments)``, called there, returns the function that each call runs.
+    """
+
+    def __init__(self, make: Callable, *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, torch.get_num_threads(), make, arguments))
+        process.start()
+
+    def __call__(self) -> object:
+        self._connection.send(True)
+        return self._connection.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.send(False)
+
+
+def _serve(connection, threads: int, make: Callable, arguments: tuple) -> None:
+    torch.set_num_threads(threads)
+    usual = multiprocessing.get_all_start_methods()[0]  # not the "spawn" of this process: it slows data loaders down
+    multiprocessing.set_start_method(usual, force=True)
+    run = make(*arguments)
+    while connection.recv():
+        connection.send(run())
 
 
 def host_epoch(student: str, images: Tensor, labels: Tensor, batch: int, workers: int, device: str) -> Callable:
@@ -95,3 +128,27 @@ def _host_model(student: str, classes: int, size: int) -> nn.Module:
 def _finish(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+def host_score(data_name: str, ipc: int, settings: object, folder: str, device: str) -> Callable:
+    """Return a function that runs DD-Ranking's LRS evaluator on ``first_images`` and returns its row."""
+    from ddoq_plugin.hosts import score_with_ddranking
+
+    data = load_data(data_name)
+    made = first_images(data, ipc)
+
+    def run() -> dict:
+        rows = score_with_ddranking(
+            {"first": made}, data, metric="lrs", student="ConvNet-3", settings=settings, device=device,
+            work_folder=folder, progress=False,
+        )  # fmt: skip
+        return rows.iloc[0].to_dict()
+
+    return run
+
+
+def first_images(data: ImageData, ipc: int) -> DistilledSet:
+    """Return the first ``ipc`` training images of every class as a set."""
+    rows = torch.cat([data.train.class_indices(c)[:ipc] for c in range(data.num_classes)])
+    about = {"method": "first", "label": "first"}
+    return DistilledSet(data.train.images(rows), data.train.labels[rows], data.class_names, provenance=about)

@@ -18,11 +18,10 @@ import statistics
 import tempfile
 
 import torch
-from student_peers import host_epoch, host_is_installed, plain_epoch
+from student_peers import Elsewhere, first_images, host_epoch, host_is_installed, host_score, plain_epoch
 
 from ddoq_plugin.data import load_data
 from ddoq_plugin.data.base import ArraySplit, ImageData
-from ddoq_plugin.distilled_set import DistilledSet
 from ddoq_plugin.evaluation import Protocol, Teacher, TrainingSet, load_protocol, train_student, train_teacher
 
 CLASSES, BATCH = 10, 100
@@ -63,12 +62,15 @@ def epochs(asked: argparse.Namespace) -> None:
             data = noise(ipc, asked.size)
             images, labels = data.train.images().float() / 255, data.train.labels
             batch = min(BATCH, len(labels))
-            runs = {
-                f"{name}, {workers} workers": peer(student, images, labels, batch, workers, asked.device)
+            peers = {
+                f"{name}, {workers} workers": Elsewhere(peer, student, images, labels, batch, workers, asked.device)
                 for workers in (4, 0)
             }
+            runs = dict(peers)
             runs |= {f"ours, {form}": _our_epoch(student, data, batch, forms[form], asked.device) for form in forms}
             seconds = _alternate(runs, asked.rounds)
+            for each in peers.values():
+                each.close()
             print(f"\n{student}, IPC {ipc} ({len(labels)} images of {asked.size} px, batch {batch})")
             _print_table(seconds, f"{name}, 4 workers", f"{name}, 0 workers")
 
@@ -97,41 +99,43 @@ def _our_epoch(student: str, data: ImageData, batch: int, execution: dict, devic
 
 
 def whole_score(asked: argparse.Namespace) -> None:
-    """Seconds of one LRS: 5 + 5 + 5 trainings, the teacher and the full-data accuracy given."""
-    from ddoq_plugin.hosts import host_settings, own_scores, score_with_ddranking
+    """Seconds of one LRS, the teacher and the full-data accuracy given."""
+    from ddoq_plugin.hosts import host_settings, own_scores
 
     if not host_is_installed():
         raise SystemExit("DD-Ranking is not installed; there is no evaluator to compare with")
-    data = load_data(asked.data)
-    settings = host_settings("short", full_data_accuracy=50.0, learning_rates=(0.001, 0.005, 0.01))
-    rows = torch.cat([data.train.class_indices(c)[: asked.ipc[0]] for c in range(data.num_classes)])
-    made = DistilledSet(
-        data.train.images(rows), data.train.labels[rows], data.class_names, provenance={"method": "first"}
-    )
+    data, ipc = load_data(asked.data), asked.ipc[0]
+    settings, made = host_settings("short", full_data_accuracy=50.0), first_images(data, ipc)
     with tempfile.TemporaryDirectory() as folder:
-        common = {"settings": settings, "device": asked.device, "work_folder": folder, "progress": False}
-        plain = settings.model_copy(update={"protocol": _in_float32(settings.protocol, folder)})
-        scores = {
-            "DD-Ranking's evaluator": lambda: score_with_ddranking(
-                {"first": made}, data, metric="lrs", student="ConvNet-3", **common
-            ),
-            "ours, float32": lambda: own_scores(
-                {"first": made}, data, metrics=["lrs"], student="convnet3", **{**common, "settings": plain}
-            ),
-            "ours, auto": lambda: own_scores({"first": made}, data, metrics=["lrs"], student="convnet3", **common),
+        forms = {"ours, float32": _in_float32(settings.protocol, folder), "ours, auto": settings.protocol}
+
+        def ours(protocol: str) -> dict:
+            changed = settings.model_copy(update={"protocol": protocol})
+            rows = own_scores(
+                {"first": made}, data, metrics=["lrs"], student="convnet3", settings=changed, device=asked.device,
+                work_folder=folder, progress=False,
+            )  # fmt: skip
+            return rows.iloc[0].to_dict()
+
+        host = Elsewhere(host_score, asked.data, ipc, settings, folder, asked.device)
+        runs = {"DD-Ranking's evaluator": host} | {
+            name: (lambda protocol=protocol: ours(protocol)) for name, protocol in forms.items()
         }
-        rows = {}
+        rows: dict[str, dict] = {}
 
-        def timed(name: str) -> float:
-            rows[name] = scores[name]()
-            return float(rows[name]["seconds"].sum())  # without the teachers, which are trained once
+        def seconds_of(name: str) -> float:
+            rows[name] = runs[name]()
+            return rows[name]["seconds"]  # without the teachers, which are trained once
 
-        seconds = _alternate({name: (lambda name=name: timed(name)) for name in scores}, asked.rounds, warm=False)
-        print(f"\nLRS of {len(made.labels)} images of {data.name} at {data.image_size} px, ConvNet-3")
-        _print_table(seconds, "DD-Ranking's evaluator")
-        for name, row in rows.items():
-            shown = row.filter(regex="^(set_hard|set_soft|random_soft|lrs)$").iloc[0]
-            print(f"  {name}: " + ", ".join(f"{key} {value:.3g}" for key, value in shown.items()))
+        seconds = _alternate({name: (lambda name=name: seconds_of(name)) for name in runs}, asked.rounds, warm=False)
+        host.close()
+    rates = len(settings.learning_rates)
+    print(
+        f"\nLRS of {len(made.labels)} images of {data.name} at {data.image_size} px, ConvNet-3, {3 * rates} trainings"
+    )
+    _print_table(seconds, "DD-Ranking's evaluator")
+    for name, row in rows.items():
+        print(f"  {name}: " + ", ".join(f"{key} {row[key]:.3g}" for key in ("set_hard", "set_soft", "random_soft")))
 
 
 def _in_float32(name: str, folder: str) -> str:

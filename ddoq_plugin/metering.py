@@ -110,10 +110,12 @@ def _process_peak(meter: Meter) -> Iterator[None]:
         _sample()
         with _lock:
             _active.remove(meter)
+        if first:
+            _give_back()
 
 
 def _give_back() -> None:
-    """Return freed memory to the system, so that the peak is not that of some earlier block (glibc keeps it)."""
+    """Return freed memory to the system (glibc keeps it), so that no peak has what an earlier piece of work needed."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -20,9 +20,9 @@ from .speed import arrange
 Autoencoder = AutoencoderKL | AutoencoderTiny
 _KINDS = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
 
-# of a residual block at a time: its input, what its two norms, activations and convolutions return, and what the
-# convolution's library lays out anew; measured at 512 pixels (docs/priors.md)
-_TENSORS = 6
+# of a residual block: its input, what norm and activation return, and what the convolution returns; three were
+# measured for Stable Diffusion's decoder at 512 pixels (docs/priors.md)
+_TENSORS = 4
 
 _TILE = 4  # latents that a tile's side is a multiple of: diffusers overlaps tiles by a quarter
 

@@ -50,7 +50,7 @@ def quantize(
         restarts: runs from different draws of which the best is kept (only "gram"); None: 2 for K up to 50, else 1.
         exchange: whether Lloyd is followed by Hartigan's exchange (only "gram").
         max_iterations: limit of Lloyd's steps, of exchange sweeps and of balanced alternations.
-        batch_size: samples of a mini-batch (only "minibatch", None: max(512, 5 K), and "d4m": its km_expand * K, None:
+        batch_size: samples of a mini-batch (only "minibatch", None: max(256, 8 K), and "d4m": its km_expand * K, None:
             K as in its published script).
         name: of the class, for messages.
 

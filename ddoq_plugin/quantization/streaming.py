@@ -21,8 +21,8 @@ from .gram import gram_codebooks, gram_matrix, seeded_labels
 from .lloyd import assign, cell_sums, nearest_code, working_dtype
 from .precision import full_precision
 
-_BATCH = 512  # samples of a batch, or
-_BATCH_PER_CLUSTER = 5  # times K where that is more
+_BATCH = 256  # samples of a batch, or
+_BATCH_PER_CLUSTER = 8  # times K where that is more
 _REASSIGNED = 0.01  # scikit-learn's default reassignment_ratio, with which D4M's code runs
 _REASSIGN_EVERY = 10  # samples per cluster between two reassignments, as in scikit-learn
 
@@ -35,7 +35,7 @@ class StreamingQuantizer:
     Args:
         clusters: number of centroids, K.
         seed: drives the start and, with ``published``, the reassignment.
-        batch_size: samples held and fitted at a time, at least K; None: max(512, 5 K), K with ``published``.
+        batch_size: samples held and fitted at a time, at least K; None: max(256, 8 K), K with ``published``.
         published: scikit-learn's start (greedy k-means++ of the first batch, one step) and its random reassignment of
             starved centroids, as D4M's published code runs it; otherwise the first batch is quantised in full and
             a starved centroid is left alone.

@@ -21,7 +21,7 @@ from ..evaluator import Evaluator
 from ..metering import cost_columns
 from ..prior_source import PlannedContext, PriorSource
 from ..registry import load_plugin, source_hash
-from ..store import MANIFEST, Store, hash_key
+from ..store import MANIFEST, Store, cost_of, hash_key
 from .grid import Grid, SetSpec, set_key
 from .known import LatePrior, PriorFacts, is_index
 
@@ -206,6 +206,7 @@ class Workshop:
                 "val_accuracy": teacher.val_accuracy,
                 "test_accuracy": teacher.test_accuracy,
                 "classes": list(teacher.class_names),
+                "seconds": cost_of(self.store.path("teachers", self.evaluator.teacher_key)).seconds,
             },
         }
         if self.prior_source is not None:

@@ -61,6 +61,7 @@ def check_columns(rows, folder):
     assert "top1" not in twice and twice["steps"] == 80, "the check of convergence must not look at the test split"
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["teacher"]["classes"][0] == "zero" and 0 <= meta["teacher"]["test_accuracy"] <= 100
+    assert meta["teacher"]["seconds"] > 0
     assert meta["dataset"]["train"] and meta["commit"] and meta["versions"]["torch"]
 
 
