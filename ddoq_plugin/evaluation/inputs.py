@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ GROUP_VALUES = (1 << 18, 1 << 24)  # of the batches that are cut in one call: on
 FLOAT_BUDGET = 2 << 30  # bytes: sets up to this size are kept normalised, larger ones are normalised by the batch
 
 
+_MEASURED: weakref.WeakKeyDictionary[Split, Normaliser] = weakref.WeakKeyDictionary()
+
+
 @dataclass(frozen=True)
 class Normaliser:
     """Maps images in [0, 1] to (x - mean) / std, channel by channel."""
@@ -36,7 +40,13 @@ class Normaliser:
 
     @classmethod
     def measured(cls, split: Split) -> Normaliser:
-        """Return the channel means and deviations of up to 2048 evenly spaced images of ``split``."""
+        """Return the channel means and deviations of up to 2048 evenly spaced images of ``split``, measured once."""
+        if split not in _MEASURED:
+            _MEASURED[split] = cls._measure(split)
+        return _MEASURED[split]
+
+    @classmethod
+    def _measure(cls, split: Split) -> Normaliser:
         chosen = torch.linspace(0, len(split) - 1, min(len(split), STATISTICS_IMAGES), dtype=torch.float64).long()
         pixels = split.images(chosen).transpose(0, 1).flatten(1).double() / 255
         std = pixels.std(1, unbiased=False).clamp_min(1e-3)

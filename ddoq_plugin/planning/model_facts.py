@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import PriorConfig
-from ..errors import DDOQError
+from ..errors import ConfigError, DDOQError
 from .rates import Precision
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gp
     """Return what a config's prior costs for a dataset of this image size.
 
     A published prior's numbers are those of :mod:`ddoq_plugin.priors.published`; a recipe's and an unknown folder's are
-    counted from their configurations; "pixel" and no prior cost nothing, their latents are the pixels.
+    counted from their configurations; "pixel" and no prior cost nothing, their latents are the pixels. DDOQError for a
+    prior of another kind, of which nothing can be known without loading it.
     """
     if config is None or config.name == "pixel":
         size = (config.options().get("image_size") if config else None) or image_size
@@ -90,6 +91,10 @@ def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gp
     if config.train is not None:
         return _of_recipe(config, image_size, classes, precision)
     folder = Path(str(config.path)).expanduser()
+    if config.name == "autoencoder":
+        return _of_autoencoder(folder, config.options().get("image_size"), image_size, precision)
+    if config.name not in ("dit", "stable_diffusion"):
+        raise ConfigError(f"a plan cannot know what the prior {config.name!r} costs; plan with dit or stable_diffusion")
     published = published_name(config, folder)
     if published is not None:
         return _of_published(published, config, dtype, precision)
@@ -209,6 +214,30 @@ def _of_folder(config: PriorConfig, folder: Path, precision: Precision) -> Prior
     size = side * 2 ** (len(autoencoder.config.block_out_channels) - 1)
     shape = (denoiser.config.in_channels, side, side)
     return _counted(f"{config.name} {folder.name}", autoencoder, denoiser, size, shape, precision)
+
+
+def _of_autoencoder(folder: Path, chosen: int | None, data_size: int, precision: Precision) -> PriorFacts:
+    import diffusers
+    import torch
+
+    settings = _component(folder, ".") or _component(folder, "vae")
+    if not settings:
+        raise ConfigError(f"there is no auto-encoder in {folder}; give prior.path the folder with its config.json")
+    image_size = chosen or settings.get("sample_size") or data_size
+    with torch.device("meta"):
+        network = getattr(diffusers, settings["_class_name"]).from_config(settings).eval()
+        images = torch.zeros(1, 3, image_size, image_size)
+        latents = network.encoder(images)[:, : network.config.latent_channels]
+    return PriorFacts(
+        label=f"autoencoder {folder.name}",
+        image_size=image_size,
+        latent_shape=tuple(latents.shape[1:]),
+        forward_flops=0,
+        encode_flops=count_flops(network.encoder, images),
+        decode_flops=count_flops(network.decoder, latents),
+        weights_bytes=sum(p.numel() for p in network.parameters()) * (2 if precision == "half" else 4),
+        precision=precision,
+    )
 
 
 def _counted(

@@ -289,3 +289,21 @@ def test_disk_of_soft_labels_is_what_a_bank_takes(tmp_path, top_k):
     make_bank(images, teacher, protocol, steps=64, seed=0, folder=tmp_path)
     written = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors"))
     assert bank_disk(64 * 20, 100, top_k) == pytest.approx(written, rel=0.05 if top_k is None else 0.1)
+
+
+def test_an_autoencoder_is_counted_and_an_unknown_prior_refused(tmp_path):
+    from diffusers import AutoencoderTiny
+
+    from ddoq_plugin.config import PriorConfig
+
+    network = AutoencoderTiny(
+        latent_channels=4, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1),
+    )  # fmt: skip
+    network.save_pretrained(tmp_path)
+    facts = prior_facts(PriorConfig(name="autoencoder", path=str(tmp_path)), 32, 10, gpu=False)
+    assert (facts.image_size, facts.latent_shape, facts.forward_flops) == (32, (4, 16, 16), 0)
+    assert facts.encode_flops > 0 and facts.decode_flops > 0
+    assert facts.weights_bytes == 4 * sum(parameter.numel() for parameter in network.parameters())
+    with pytest.raises(ConfigError, match="what the prior 'mine' costs"):
+        prior_facts(PriorConfig(name="mine", path=str(tmp_path)), 32, 10, gpu=False)
