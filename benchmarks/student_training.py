@@ -54,7 +54,7 @@ def epochs(asked: argparse.Namespace) -> None:
     host = host_is_installed()
     peer = host_epoch if host else plain_epoch
     name = "DD-Ranking" if host else "plain loop (DD-Ranking is not installed)"
-    forms = {"float32": {"precision": "float32"}, "auto": {}}
+    forms = {precision: {"precision": precision} for precision in ("float32", "bfloat16")}
     if asked.compile:
         forms |= {f"{key} compiled": {**value, "compile": True} for key, value in forms.items()}
     for student in asked.students:

@@ -26,7 +26,8 @@ def data():
 def test_auto_follows_the_students_flags_and_the_machine(monkeypatch):
     monkeypatch.setattr("ddoq_plugin.evaluation.execution.multiplies_bfloat16", lambda kind: True)
     assert resolve(Execution(), "convnet3", "cpu") == Running("bfloat16", True, False)
-    assert resolve(Execution(), "convnet3", "cuda") == Running("bfloat16", False, False)
+    assert resolve(Execution(), "convnet3", "cuda") == Running("float32", False, False)
+    assert resolve(Execution(), "resnet18", "cpu") == Running("float32", True, False)  # not measured, so not taken
     assert resolve(Execution(), "mlp", "cpu") == Running()
     assert resolve(Execution(), "timm:resnet10t", "cpu") == Running()
     monkeypatch.setattr("ddoq_plugin.evaluation.execution.multiplies_bfloat16", lambda kind: False)

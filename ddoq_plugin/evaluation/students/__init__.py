@@ -5,7 +5,7 @@ every ``timm:NAME`` and ``torchvision:NAME`` is a student.
 
 Flags of an entry: ``family``; ``min_size``, the smallest image size in pixels it accepts; ``channels_last``, whether
 its layers run faster in that memory format (with instance norm that is so on a CPU, where it has its own kernels:
-"cpu"); ``bfloat16``, whether its accuracy in that format was found equal to float32's and its training faster;
+"cpu"); ``bfloat16``, whether its accuracy in that format was measured to be float32's and its training faster;
 ``embedded``, whether it is small enough for the embedded data on one core.
 """
 
@@ -32,8 +32,8 @@ ENTRIES = [
         "convnet",
         8,
         "ConvNet-3 of the DC line: width 128, instance norm, average pooling",
+        bfloat16="cpu",
         channels_last="cpu",
-        bfloat16=True,
     ),
     _entry("convnet4", "convnet", "convnet", 16, "ConvNet-4 of the DC line", channels_last="cpu"),
     _entry("convnet5", "convnet", "convnet", 32, "ConvNet-5 of the DC line", channels_last="cpu"),
@@ -48,6 +48,7 @@ ENTRIES = [
         8,
         "ConvNet-3 of width 32, for the embedded data",
         embedded=True,
+        bfloat16="cpu",
         channels_last="cpu",
     ),
     _entry(
@@ -65,7 +66,7 @@ ENTRIES = [
     _entry("vgg11", "classic", "vgg", 32, "VGG-11 of the DC line: instance norm", channels_last="cpu"),
     _entry("vgg11_bn", "classic", "vgg", 32, "VGG-11 with batch norm", channels_last=True),
     _entry("resnet10", "resnet", "resnet", 8, "ResNet-10: one basic block a stage", channels_last=True),
-    _entry("resnet18", "resnet", "resnet", 8, "ResNet-18", channels_last=True, bfloat16=True),
+    _entry("resnet18", "resnet", "resnet", 8, "ResNet-18", channels_last=True),
     _entry("resnet50", "resnet", "resnet", 8, "ResNet-50", channels_last=True),
     _entry("resnet101", "resnet", "resnet", 8, "ResNet-101", channels_last=True),
     _entry("resnet18_in", "resnet", "resnet", 16, "ResNet-18 with instance norm (IDC, Minimax)", channels_last="cpu"),
@@ -89,10 +90,8 @@ ENTRIES = [
     _entry("mobilenet_v2", "backed", "mobilenet", 16, "MobileNet-V2 (torchvision)", channels_last=True),
     _entry("efficientnet_b0", "backed", "efficientnet", 16, "EfficientNet-B0 (torchvision)", channels_last=True),
     _entry("swin_t", "backed", "swin", 16, "Swin-T (torchvision); smaller patches and windows under 128 px"),
-    _entry("vit_tiny", "backed", "vit", 16, "ViT-tiny (timm); about eight patches a side under 128 px", bfloat16=True),
-    _entry(
-        "deit_tiny", "backed", "vit", 16, "DeiT-tiny (timm); about eight patches a side under 128 px", bfloat16=True
-    ),
+    _entry("vit_tiny", "backed", "vit", 16, "ViT-tiny (timm); about eight patches a side under 128 px"),
+    _entry("deit_tiny", "backed", "vit", 16, "DeiT-tiny (timm); about eight patches a side under 128 px"),
     _entry(
         "vit2_w64",
         "vit",
