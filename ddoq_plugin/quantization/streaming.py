@@ -68,6 +68,7 @@ class StreamingQuantizer:
         self._codes: Tensor | None = None
         self._counts = torch.zeros(0)  # samples that each centroid has been given
         self._centre = torch.zeros(0)  # of the first batch; products are taken from there
+        self._rows = torch.empty(0)
         self._since_reassignment = 0
         self._random = generator("quantize stream", seed)
 
@@ -128,7 +129,9 @@ class StreamingQuantizer:
         if self._codes is None:
             self._begin(batch)
             return
-        rows = batch.to(self._codes.dtype) - self._centre
+        if len(self._rows) < len(batch):  # one buffer for all batches: fresh memory costs more than the subtraction
+            self._rows = torch.empty_like(batch, dtype=self._codes.dtype)
+        rows = torch.sub(batch.to(self._codes.dtype), self._centre, out=self._rows[: len(batch)])
         codes = self._codes - self._centre
         _, cells, _ = nearest_code(rows, -2 * codes, (codes * codes).sum(dim=1))
         gained = torch.bincount(cells, minlength=self.clusters).to(codes.dtype)
@@ -178,8 +181,9 @@ def streamed_codebook(
     check_finite(points, name)  # before the shuffle, which would change the number of a sample
     stream = StreamingQuantizer(clusters, seed=seed, batch_size=batch_size, published=published, name=name)
     order = torch.randperm(len(points), generator=generator("quantize order", seed)).to(points.device)
-    for start in range(0, len(points), stream.batch_size):
-        stream.update(points[order[start : start + stream.batch_size]])
+    drawn = torch.empty_like(points[: stream.batch_size])
+    for chosen in order.split(stream.batch_size):
+        stream.update(torch.index_select(points, 0, chosen, out=drawn[: len(chosen)]))
     stream.finish()
     return stream.codebook(points)
 
