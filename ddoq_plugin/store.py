@@ -99,11 +99,6 @@ class Store:
         return self.root / "scratch"
 
 
-def seconds_of(path: Path) -> float:
-    """Return the seconds that an artifact took to make."""
-    return cost_of(path).seconds
-
-
 def cost_of(path: Path) -> Cost:
     """Return what an artifact cost to make, whoever made it."""
     content = json.loads((path / MANIFEST).read_text())

@@ -29,11 +29,6 @@ class CropParams:
         return CropParams(self.boxes[rows], self.flips[rows])
 
 
-def identity_params(n: int) -> CropParams:
-    """Return the parameters that leave ``n`` images as they are."""
-    return CropParams(torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(n, 1), torch.zeros(n, dtype=torch.bool))
-
-
 def sample_params(augmentation: Augmentation, n: int, image_size: int, rng: np.random.Generator) -> CropParams:
     """Draw the parameters of ``n`` images of side ``image_size`` pixels.
 

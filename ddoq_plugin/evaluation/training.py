@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -32,9 +31,6 @@ from .scoring import score
 from .soft_labels import SoftLabelBank
 from .students.build import build_student
 from .teachers import Teacher
-
-if TYPE_CHECKING:
-    from ..distilled_set import DistilledSet
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,6 @@ class TrainingSet:
     def from_split(cls, split: Split) -> TrainingSet:
         """Return all images of ``split`` with equal weights."""
         return cls(split.images(), split.labels)
-
-    @classmethod
-    def from_distilled(cls, distilled: DistilledSet) -> TrainingSet:
-        """Return a distilled set's images, labels, weights and logits."""
-        return cls(distilled.images, distilled.labels, distilled.weights, distilled.logits)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from ddoq_plugin.evaluation.augment import (
     affine_maps,
     apply,
     cut,
-    identity_params,
     is_identity,
     sample_params,
 )
@@ -24,6 +23,10 @@ RESIZED = Augmentation(crop="resized", scale=(0.3, 0.9), flip=0.5)
 @pytest.fixture
 def images():
     return torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def identity_params(n: int) -> CropParams:
+    return CropParams(torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(n, 1), torch.zeros(n, dtype=torch.bool))
 
 
 def rng(seed: int = 0) -> np.random.Generator:
