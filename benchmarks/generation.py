@@ -17,7 +17,6 @@ import argparse
 import platform
 import resource
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import diffusers
 import torch
+from matmul_rate import matmul_rate, timed
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -283,26 +283,6 @@ def parameters(prior: AutoencoderPrior) -> str:
     denoiser = prior.transformer if isinstance(prior, DiTPrior) else prior.unet
     count = [sum(p.numel() for p in network.parameters()) / 1e6 for network in (denoiser, prior.vae)]
     return f"denoiser {count[0]:.4g} M parameters, auto-encoder {count[1]:.4g} M"
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Return FLOP/s of a square product (8192 a side on CUDA, 2048 on the CPU), the best of two seconds of them."""
-    side = 8192 if device.type == "cuda" else 2048
-    factors = torch.randn(2, side, side, device=device).to(dtype)
-    seconds: list[float] = []
-    while sum(seconds) < 2:
-        seconds.append(timed(lambda: factors[0] @ factors[1], device))
-    return 2 * side**3 / min(seconds)
-
-
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begun = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
 
 
 def resident() -> float:

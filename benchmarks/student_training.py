@@ -2,27 +2,40 @@
 
     python benchmarks/student_training.py epoch --students convnet3 resnet18 mlp vit_tiny --ipc 10 50
     python benchmarks/student_training.py lrs --data npz:cifar10.npz
-    python benchmarks/student_training.py equivalence --data npz:cifar10.npz --students convnet3 --seeds 0 10
+    python benchmarks/student_training.py equivalence --data npz:cifar10.npz --students convnet3 --seeds 0 20
 
 ``epoch``: DD-Ranking's ``train_one_epoch`` with its DataLoader (4 and 0 workers) and DSA, against ours with one affine
-cut and mirror an image. ``lrs``: its evaluator against ours, the same trainings. ``equivalence``: the accuracy of
-``execution.precision: bfloat16`` minus that of ``float32``, paired by seed, with its 95 % confidence interval. In each,
-the contenders alternate, and medians and ratios within a round are given. ``--device cuda`` runs all of it on a GPU.
+cut and mirror an image, and what share of the device's rate in large products ours reaches. ``lrs``: its evaluator
+against ours, the same trainings. ``equivalence``: the accuracy of ``execution.precision: bfloat16`` minus that of
+``float32``, paired by seed, on images that are neither in the trained set nor in the test split, with its 95 %
+confidence interval. In each, the contenders alternate, and medians and ratios within a round are given. ``--device
+cuda`` runs all of it on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import platform
 import statistics
 import tempfile
 
 import torch
+from matmul_rate import matmul_rate
 from student_peers import Elsewhere, first_images, host_epoch, host_is_installed, host_score, plain_epoch
 
 from ddoq_plugin.data import load_data
-from ddoq_plugin.data.base import ArraySplit, ImageData
-from ddoq_plugin.evaluation import Protocol, Teacher, TrainingSet, load_protocol, train_student, train_teacher
+from ddoq_plugin.data.base import ArraySplit, ImageData, rows_by_class
+from ddoq_plugin.evaluation import (
+    Protocol,
+    Teacher,
+    TrainingSet,
+    build_student,
+    load_protocol,
+    train_student,
+    train_teacher,
+)
+from ddoq_plugin.seeding import numpy_rng
 
 CLASSES, BATCH = 10, 100
 
@@ -38,7 +51,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="epoch: our loop compiled, too")
     parser.add_argument("--data", default="digits", help="lrs, equivalence: a dataset of ours")
     parser.add_argument("--protocol", default="soft_online_short", help="equivalence: soft_online or hard")
-    parser.add_argument("--steps", type=int, help="equivalence: steps of a training")
+    parser.add_argument("--steps", type=int, help="equivalence: steps of a training (default: the protocol's)")
+    parser.add_argument("--batch", type=int, help="equivalence: batch size (default: the protocol's)")
     parser.add_argument("--seeds", nargs=2, type=int, default=[0, 10], help="equivalence: first and last + 1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -57,6 +71,7 @@ def epochs(asked: argparse.Namespace) -> None:
     forms = {precision: {"precision": precision} for precision in ("float32", "bfloat16")}
     if asked.compile:
         forms |= {f"{key} compiled": {**value, "compile": True} for key, value in forms.items()}
+    rate = matmul_rate(torch.device(asked.device), torch.bfloat16)
     for student in asked.students:
         for ipc in asked.ipc:
             data = noise(ipc, asked.size)
@@ -73,11 +88,16 @@ def epochs(asked: argparse.Namespace) -> None:
                 each.close()
             print(f"\n{student}, IPC {ipc} ({len(labels)} images of {asked.size} px, batch {batch})")
             _print_table(seconds, f"{name}, 4 workers", f"{name}, 0 workers")
+            speed = len(labels) * flops_of_image(student, asked.size) / statistics.median(seconds["ours, bfloat16"])
+            print(
+                f"ours, bfloat16: {speed / 1e9:.0f} GFLOP/s, {speed / rate:.1%} of {rate / 1e9:.0f} in large products"
+            )
 
 
 def _our_epoch(student: str, data: ImageData, batch: int, execution: dict, device: str):
     steps_an_epoch = len(data.train) // batch
-    repeats = max(1, 4 // steps_an_epoch)  # one step alone would be mostly set-up that a training has once
+    steps = 200 if device.startswith("cuda") else 4  # one step alone would be mostly set-up that a training has once
+    repeats = max(1, steps // steps_an_epoch)
     protocol = Protocol(
         name="benchmark",
         source="made for this benchmark",
@@ -96,6 +116,16 @@ def _our_epoch(student: str, data: ImageData, batch: int, execution: dict, devic
         return steps_an_epoch * batch / result.train_images_per_second
 
     return run
+
+
+def flops_of_image(student: str, size: int) -> float:
+    """Return the floating-point operations of a step for one image: products and convolutions, both ways."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build_student(student, CLASSES, size, seed=0)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.rand(2, 3, size, size)).sum().backward()
+    return counter.get_total_flops() / 2
 
 
 def whole_score(asked: argparse.Namespace) -> None:
@@ -149,29 +179,52 @@ def _in_float32(name: str, folder: str) -> str:
 
 
 def equivalence(asked: argparse.Namespace) -> None:
-    """Accuracy in bfloat16 minus float32, paired."""
+    """Accuracy in bfloat16 minus float32, paired: one set, initialisation and batches for both in each seed.
+
+    Whether a student may take bfloat16 is a choice, so nothing is scored on the test split, but on all images of train
+    and validation that are not in the seed's set. (A teacher has seen them; both formats have the same one.)
+    """
     data, settings = load_data(asked.data), load_protocol(asked.protocol).model_dump()
+    if settings["label_mode"] not in ("hard", "soft_online"):
+        raise SystemExit("equivalence makes no bank of soft labels; take a protocol that is hard or soft_online")
     if asked.steps:
-        settings |= {"steps": asked.steps, "students": {}}
+        settings |= {"steps": asked.steps, "epochs": None, "students": {}}
+    if asked.batch:
+        settings |= {"batch_size": asked.batch}
     forms = {p: Protocol.model_validate(settings | {"execution": {"precision": p}}) for p in ("float32", "bfloat16")}
     teacher = _teacher(data, asked.device) if forms["float32"].needs_teacher else None
     for student in asked.students:
-        differences, tops = [], {p: [] for p in forms}
+        tops, seconds = {p: [] for p in forms}, {p: [] for p in forms}
         for seed in range(*asked.seeds):
-            rows = torch.cat([data.train.class_indices(c)[seed * 7 :][: asked.ipc[0]] for c in range(data.num_classes)])
-            train = TrainingSet(data.train.images(rows), data.train.labels[rows])
-            for precision, protocol in forms.items():
-                result = train_student(train, student, protocol, data, seed=seed, teacher=teacher, device=asked.device)
-                tops[precision].append(result.top1)
-            differences.append(tops["bfloat16"][-1] - tops["float32"][-1])
-            print(f"  {student} seed {seed}: {tops['float32'][-1]:.2f} {tops['bfloat16'][-1]:.2f}", flush=True)
-        mean, half = paired_interval(differences)
-        means = " / ".join(f"{statistics.mean(tops[p]):.2f}" for p in forms)
+            train, held_out = drawn_set(data, asked.ipc[0], seed)
+            for p in sorted(forms, reverse=seed % 2 == 0):
+                numbers = forms[p].numbers(student, len(train), data.num_classes)
+                result = train_student(
+                    train, student, forms[p], held_out, seed=seed, teacher=teacher, device=asked.device, split="val"
+                )
+                tops[p].append(result.top1)
+                seconds[p].append(numbers.steps * numbers.batch_size / result.train_images_per_second)
+            last = ", ".join(f"{p} {tops[p][-1]:.3f} % in {seconds[p][-1]:.2f} s" for p in forms)
+            print(f"  {student} seed {seed}: {last}", flush=True)
+        mean, half = paired_interval([b - a for a, b in zip(tops["float32"], tops["bfloat16"], strict=True)])
+        faster = statistics.median(a / b for a, b in zip(seconds["float32"], seconds["bfloat16"], strict=True))
         print(
-            f"{student}, {data.name}, IPC {asked.ipc[0]}, {len(differences)} seeds: float32 / bfloat16 {means}, "
-            f"difference {mean:+.2f}, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}",
+            f"{student}, {data.name}, IPC {asked.ipc[0]}, {asked.protocol}, {numbers.steps} steps of "
+            f"{numbers.batch_size}, {len(tops['float32'])} seeds, {len(held_out.val)} held-out images: "
+            f"float32 / bfloat16 {statistics.mean(tops['float32']):.2f} / {statistics.mean(tops['bfloat16']):.2f}, "
+            f"difference {mean:+.2f}, 95 % interval {mean - half:+.2f} to {mean + half:+.2f}, "
+            f"{faster:.2f} times faster",
             flush=True,
         )
+
+
+def drawn_set(data: ImageData, ipc: int, seed: int) -> tuple[TrainingSet, ImageData]:
+    """Return ``ipc`` random images of each class, and ``data`` with all others of train and val as its val split."""
+    parts, random = (data.train, data.val), numpy_rng("equivalence", seed)
+    pool = ArraySplit(torch.cat([part.images() for part in parts]), torch.cat([part.labels for part in parts]))
+    rows = torch.cat([c[torch.from_numpy(random.permutation(len(c))[:ipc])] for c in rows_by_class(pool.labels)])
+    others = torch.ones(len(pool), dtype=torch.bool).index_fill_(0, rows, False).nonzero().flatten()
+    return TrainingSet.from_split(pool.subset(rows)), dataclasses.replace(data, val=pool.subset(others))
 
 
 def paired_interval(differences: list[float]) -> tuple[float, float]:

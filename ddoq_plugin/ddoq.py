@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .distiller import CodebookOptions, DistillContext, Distiller
+from .distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig
 from .errors import DistillError, nearest
 from .seeding import derive_seed
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .distilled_set import DistilledSet
 
 
-class DDOQConfig(CodebookOptions):
-    """Settings of DDOQ, beside those of its codebook.
+class DDOQConfig(CodebookOptions, DistillerConfig):
+    """Settings of DDOQ, beside those of its codebook and of every method.
 
     share: how images are shared out where K < IPC, ``equal`` (so that all weightings have the same images) or
     ``proportional`` to the masses.
@@ -73,7 +73,7 @@ class DDOQ(Distiller):
         return name + (" proportional" if self.config.share == "proportional" else "")
 
     def codebook_options(self) -> CodebookOptions:
-        return CodebookOptions(**{name: getattr(self.config, name) for name in CodebookOptions.model_fields})
+        return CodebookOptions.of(self.config)
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)
@@ -98,7 +98,7 @@ class DDOQ(Distiller):
 
         self.check(context, ipc, clusters)
         clusters = clusters or ipc
-        images = context.empty_images(context.num_classes * ipc)
+        images = context.empty_images(context.num_classes * ipc, self.config.stored_size)
         weights, stats = [], []
         with context.bar(context.num_classes, self.label()) as shown:
             for group in context.class_groups(ipc):
@@ -132,7 +132,7 @@ class DDOQ(Distiller):
     def _generate(
         self, context: DistillContext, group: Sequence[int], allocations: Sequence[Allocation], ipc: int, seed: int
     ) -> torch.Tensor:
-        """Return the images of a group of classes, uint8 ``[len(group) * ipc, 3, S, S]``."""
+        """Return the images of a group of classes, uint8 ``[len(group) * ipc, 3, S, S]``, S as they are stored."""
         import torch
 
         starts = [
@@ -148,6 +148,7 @@ class DDOQ(Distiller):
             steps=self.config.steps,
             space="noise" if self.config.space == "noise" else "latent",
             scheduler=self.config.scheduler,
+            size=self.config.stored_size,
         )
 
     def allocate(self, context: DistillContext, class_id: int, ipc: int, clusters: int, seed: int) -> Allocation:

@@ -4,11 +4,13 @@ On disk a set is an image folder that other tools read as it is, beside the exac
 
     train/00003_dog/00003.png    what a person looks at (torchvision's ImageFolder keeps the class order)
     train/metadata.parquet       file_name, label, weight: Hugging Face `datasets` reads the folder as an imagefolder
-    tensors.safetensors          images, labels, weights and, where there are any, logits
+    images.safetensors           the images
+    tensors.safetensors          labels, weights and, where there are any, logits
     provenance.json              class names, where the set comes from, hash
 
 Images are rounded to uint8 once, when the set is made: the PNG, the tensors and what is scored are the same bytes.
-A set may be larger than memory: it is written piece by piece and read as a mapped file.
+A set may be larger than memory: it is written piece by piece and read as a mapped file. Sets with the same images, such
+as those that differ in their weights, share their images' files in a store, by hard links.
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, nearest
-from .store import hash_tensors, write_atomic
+from .registry import source_hash
+from .store import Store, hash_tensors, link_files, write_atomic
 from .tensor_files import empty_tensor, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-TENSORS, PROVENANCE, METADATA = "tensors.safetensors", "provenance.json", "metadata.parquet"
+IMAGES, TENSORS, PROVENANCE, METADATA = (
+    "images.safetensors", "tensors.safetensors", "provenance.json", "metadata.parquet",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,27 +84,25 @@ class DistilledSet:
         """Hash of all that a student sees: images, labels, weights, logits."""
         return hash_tensors(self.images, self.labels, self.weights, self.logits)[:20]
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, store: Store | None = None) -> Path:
         """Write the set into ``folder`` (made if needed; it must not hold another set) and return it.
 
+        ``store`` keeps the images and their PNGs once for all sets that have them; the folder holds hard links to them.
         Images are written one by one, from where they lie: memory does not grow with their number.
         """
         import pandas as pd
-        from PIL import Image
 
         folder = Path(folder)
         if (folder / TENSORS).exists() or (folder / "train").exists():
             raise DataError(f"{folder} already holds a distilled set; give a new folder or remove the old one")
-        rows, within = [], dict.fromkeys(range(self.num_classes), 0)
-        for image, label, weight in zip(self.images, self.labels.tolist(), self.weights.tolist(), strict=True):
-            name = f"{class_folder(label, self.class_names[label])}/{within[label]:05d}.png"
-            within[label] += 1
-            path = folder / "train" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(path)
-            rows.append({"file_name": name, "label": label, "weight": weight})
+        if store is None:
+            self._write_images(folder)
+        else:
+            key = {"image_hash": self.image_hash, "class_names": self.class_names, "code": source_hash(__name__)}
+            link_files(store.get("set_images", key, self._write_images), folder)
+        rows = {"file_name": self._file_names(), "label": self.labels.tolist(), "weight": self.weights.tolist()}
         pd.DataFrame(rows).to_parquet(folder / "train" / METADATA, index=False)
-        tensors = {"images": self.images, "labels": self.labels, "weights": self.weights}
+        tensors = {"labels": self.labels, "weights": self.weights}
         if self.logits is not None:
             tensors["logits"] = self.logits
         write_tensors(folder / TENSORS, tensors)
@@ -107,6 +110,22 @@ class DistilledSet:
         about["provenance"] = dict(self.provenance)
         write_atomic(folder / PROVENANCE, json.dumps(about, indent=1, default=str))
         return folder
+
+    def _file_names(self) -> list[str]:
+        """Return the names of the PNGs below ``train``, in the set's order."""
+        counts = self.labels.bincount(minlength=self.num_classes).tolist()
+        folders = [class_folder(label, name) for label, name in enumerate(self.class_names)]
+        return [f"{folders[label]}/{number:05d}.png" for label, count in enumerate(counts) for number in range(count)]
+
+    def _write_images(self, folder: Path) -> None:
+        """Write what knows nothing of weights: the PNGs and the tensor of the images."""
+        from PIL import Image
+
+        for image, name in zip(self.images, self._file_names(), strict=True):
+            path = folder / "train" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(path)
+        write_tensors(folder / IMAGES, {"images": self.images})
 
     @classmethod
     def load(
@@ -189,6 +208,8 @@ def _load_exact(folder: Path, verified: bool) -> DistilledSet:
     try:
         about = json.loads((folder / PROVENANCE).read_text())
         tensors = read_tensors(folder / TENSORS)
+        if "images" not in tensors:  # sets of earlier versions have them there
+            tensors |= read_tensors(folder / IMAGES)
         made = DistilledSet(class_names=tuple(about["class_names"]), provenance=about["provenance"], **tensors)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
         raise DataError(f"the distilled set {folder} is damaged ({problem}); distil it again") from problem

@@ -1,6 +1,7 @@
 """Evaluator: students on one dataset under one protocol, with the teacher and the soft labels it needs.
 
-Teachers and stored soft labels are artifacts of the store: made once, shared by students, weightings and runs.
+Teachers, stored soft labels and the decoded images that students are scored on are artifacts of the store: made once,
+shared by students, weightings and runs.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ class Evaluator:
             raise ConfigError(
                 f"the protocol {protocol.name!r} trains on a teacher's labels; name one (teacher: {{student: ...}})"
             )
-        self.data, self.protocol, self.store, self.students = data, protocol, store, list(students)
+        from .evaluation.scored_images import kept_for_scoring
+
+        self.data, self.protocol, self.store = kept_for_scoring(data, store), protocol, store
+        self.students = list(students)
         self.teacher_config = teacher if protocol.needs_teacher else None
         self.device, self.plugins, self.progress = device, list(plugins), progress
 
@@ -155,7 +159,8 @@ class Evaluator:
         from .data.transforms import resize_images
         from .evaluation import TrainingSet
 
-        images = resize_images(made.images, self.data.image_size)
+        # a set stored smaller than the data stays so: what a training cuts from it follows from the protocol
+        images = resize_images(made.images, min(self.data.image_size, *made.images.shape[-2:]))
         return TrainingSet(images, made.labels, made.weights, made.logits)
 
     def _train(

@@ -115,6 +115,21 @@ def publish(work: Path, path: Path, key: dict[str, Any], cost: Cost) -> None:
     os.replace(work, path)
 
 
+def link_files(artifact: Path, folder: Path) -> None:
+    """Show the files of an artifact in ``folder`` too, without the manifest: the same bytes of the disk by hard links,
+    copies where the file system has no links."""
+    for file in artifact.rglob("*"):
+        target = folder / file.relative_to(artifact)
+        if file.is_dir():
+            target.mkdir(parents=True, exist_ok=True)
+        elif file != artifact / MANIFEST:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, target)
+            except OSError:
+                shutil.copyfile(file, target)
+
+
 def damaged_files(path: Path) -> list[str]:
     """Return the names of an artifact's files that are missing or differ from its manifest."""
     try:

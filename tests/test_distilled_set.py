@@ -12,6 +12,7 @@ from PIL import Image
 from ddoq_plugin import DistilledSet
 from ddoq_plugin.distilled_set import to_uint8
 from ddoq_plugin.errors import DataError
+from ddoq_plugin.tensor_files import write_tensors
 
 NAMES = ("cat", "tench, Tinca tinca")
 
@@ -56,6 +57,15 @@ def test_hugging_face_reads_it_as_an_imagefolder(tmp_path):
     assert read["label"] == made.labels.tolist()
     assert read["weight"] == pytest.approx(made.weights.tolist())
     assert (np.array(read[3]["image"]) == made.images[3].permute(1, 2, 0).numpy()).all()
+
+
+def test_sets_of_earlier_versions_are_read(tmp_path):
+    made = make_set()
+    folder = made.save(tmp_path / "set")
+    (folder / "images.safetensors").unlink()
+    tensors = {name: getattr(made, name) for name in ("images", "labels", "weights", "logits")}
+    write_tensors(folder / "tensors.safetensors", tensors)
+    assert DistilledSet.load(folder).hash == made.hash
 
 
 def test_hashes_follow_what_they_cover():
@@ -144,9 +154,10 @@ def test_damaged_set_is_an_error(tmp_path):
     (folder / "provenance.json").write_text(json.dumps(about | {"hash": "0" * 20}))
     with pytest.raises(DataError, match="do not match the hash"):
         DistilledSet.load(folder)
-    (folder / "tensors.safetensors").write_bytes(b"short")
-    with pytest.raises(DataError, match="damaged"):
-        DistilledSet.load(folder)
+    for name in ("images.safetensors", "tensors.safetensors"):
+        (folder / name).write_bytes(b"short")
+        with pytest.raises(DataError, match="damaged"):
+            DistilledSet.load(folder)
     with pytest.raises(DataError, match="already holds"):
         make_set().save(folder)
 

@@ -8,7 +8,7 @@ from ddoq_baselines.random_selection import RandomSelection
 
 from ddoq_plugin import DistillContext, load_data, load_prior
 from ddoq_plugin.ddoq import DDOQ
-from ddoq_plugin.distiller import CodebookOptions
+from ddoq_plugin.distiller import CodebookOptions, Distiller
 from ddoq_plugin.errors import ConfigError, DistillError
 from ddoq_plugin.store import Store
 
@@ -181,3 +181,10 @@ def test_nan_latents_name_the_class(data):
     broken.__class__ = Broken
     with pytest.raises(DistillError, match=r"NaN.*class 'zero'"):
         ddoq().distill(DistillContext(data, broken), 3)
+
+
+def test_a_config_without_the_common_settings_is_an_error_where_it_is_written():
+    with pytest.raises(DistillError, match="Mine.Config has not the settings of every method"):
+
+        class Mine(Distiller):
+            Config = CodebookOptions

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller
+from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig
 
 if TYPE_CHECKING:
     from ddoq_plugin.distilled_set import DistilledSet
+
+
+class KMedoidsConfig(CodebookOptions, DistillerConfig):
+    """Settings of k-medoids: those of its codebook and of every method."""
 
 
 class KMedoids(Distiller):
@@ -17,18 +21,19 @@ class KMedoids(Distiller):
     name = "k_medoids"
     makes_images = False
     uses_clusters = True
-    Config = CodebookOptions
-    config: CodebookOptions
+    Config = KMedoidsConfig
+    config: KMedoidsConfig
 
     def codebook_options(self) -> CodebookOptions:
-        return self.config
+        return CodebookOptions.of(self.config)
 
     def prepare(
         self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
     ) -> None:
+        options = self.codebook_options()
         for class_id in context.check_group(classes, ipc):
-            context.codebook(class_id, clusters or ipc, seed, self.config)
-            context.encode(class_id, self.config.measured())
+            context.codebook(class_id, clusters or ipc, seed, options)
+            context.encode(class_id, options.measured())
 
     def distill(
         self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
@@ -38,18 +43,18 @@ class KMedoids(Distiller):
         from ddoq_plugin.allocation import allocate, nearest_samples
 
         self.check(context, ipc, clusters)
-        clusters = clusters or ipc
+        clusters, options = clusters or ipc, self.codebook_options()
         images, distances = context.empty_images(context.num_classes * ipc), []
         for class_id in range(context.num_classes):
-            latents = context.latents(class_id, self.config).flatten(1)
-            book = context.codebook(class_id, clusters, seed, self.config)
+            latents = context.latents(class_id, options).flatten(1)
+            book = context.codebook(class_id, clusters, seed, options)
             allocation = allocate(latents, book, ipc, seed=seed, name=context.class_names[class_id])
             chosen = nearest_samples(latents, allocation)
             images[class_id * ipc : (class_id + 1) * ipc] = context.images(class_id, chosen)
-            mode = self.config.measured()
+            mode = options.measured()
             distances.append(context.w2(class_id, context.latents(class_id, mode).flatten(1)[chosen], mode))
         w2 = sum(distances) / len(distances)
         labels = torch.arange(context.num_classes).repeat_interleave(ipc)
-        stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": self.config.space}
+        stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": options.space}
         return context.finish(self, images, labels, ipc=ipc, clusters=clusters, seed=seed, stats=stats)
 

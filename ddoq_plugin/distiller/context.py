@@ -17,7 +17,7 @@ from ..store import Store, cost_of, hash_key
 from ..tensor_files import empty_tensor, read_tensors
 from .codebook_files import load_codebook, save_codebook
 from .encoding import ClassEncoder, scaled_pixels
-from .generation import FILE, GENERATION_GROUP, Generation, class_groups
+from .generation import FILE, GENERATION_GROUP, Generation, at_size, class_groups
 from .options import CodebookOptions
 
 if TYPE_CHECKING:
@@ -115,14 +115,14 @@ class DistillContext:
         kept = self._last_images[1]
         return kept if indices is None else kept[indices]
 
-    def empty_images(self, count: int) -> torch.Tensor:
-        """Return uint8 ``[count, 3, S, S]`` to be filled with a set's images; a large one lies in a file.
+    def empty_images(self, count: int, size: int | None = None) -> torch.Tensor:
+        """Return uint8 ``[count, 3, size, size]`` to be filled with a set's images; a large one lies in a file.
 
-        Raises DistillError where the disk has no room for it.
+        ``size`` None: that of the dataset's images. Raises DistillError where the disk has no room for it.
         """
         import torch
 
-        folder, size = None if self.store is None else self.store.scratch(), self.data.image_size
+        folder, size = None if self.store is None else self.store.scratch(), size or self.data.image_size
         try:
             return empty_tensor((count, 3, size, size), torch.uint8, folder)
         except OSError as problem:
@@ -213,18 +213,21 @@ class DistillContext:
         steps: int,
         space: str = "latent",
         scheduler: str | None = None,
+        size: int | None = None,
     ) -> torch.Tensor:
-        """Push latents ``[n, ...]`` of classes ``[n]`` through the prior: uint8 images of the data's size.
+        """Push latents ``[n, ...]`` of classes ``[n]`` through the prior: uint8 images ``[n, 3, size, size]``.
 
-        Stored by the content of the arguments, so that methods that differ in their weights alone share images. A
-        method calls it for one group of classes at a time (:meth:`class_groups`).
+        ``size`` is the method's ``stored_size`` (None: that of the dataset's images). Stored by the content of the
+        arguments, so that methods that differ in their weights alone share images. A method calls it for one group of
+        classes at a time (:meth:`class_groups`).
         """
         import torch
 
         settings = {"strength": strength, "guidance_scale": guidance_scale, "steps": steps}
         settings |= {"space": space, "scheduler": scheduler}
+        size = size or self.data.image_size
         work = Generation(
-            self.data, self._require_prior(), latents, class_ids, seeds, settings, progress=self.progress
+            self.data, self._require_prior(), latents, class_ids, seeds, size, settings, progress=self.progress
         )
         if self.store is not None:
             return self._stored("images", work.key, work.write)
@@ -246,9 +249,13 @@ class DistillContext:
         logits: torch.Tensor | None = None,
         stats: dict[str, Any] | None = None,
     ) -> DistilledSet:
-        """Return the DistilledSet of a method's images with its provenance."""
+        """Return the DistilledSet of a method's images with its provenance; larger ones are brought to the method's
+        ``stored_size``."""
         from ..distilled_set import DistilledSet
 
+        size = method.config.stored_size
+        if size is not None and images.shape[-1] > size:
+            images = self._shrunk(images, size)
         provenance = {
             "method": method.name or type(method).__name__,
             "label": method.label(),
@@ -277,6 +284,13 @@ class DistillContext:
 
         masses = torch.ones(len(points)).double() if weights is None else weights.double()
         return w2_squared(self.latents(class_id, options).flatten(1), points, masses=masses / masses.sum()) ** 0.5
+
+    def _shrunk(self, images: torch.Tensor, size: int) -> torch.Tensor:
+        made = self.empty_images(len(images), size)
+        for start in range(0, len(images), GENERATION_GROUP):
+            part = slice(start, start + GENERATION_GROUP)
+            made[part] = at_size(images[part], size)
+        return made
 
     def _require_prior(self) -> Prior:
         if self.prior is None:

@@ -35,9 +35,26 @@ def class_groups(num_classes: int, ipc: int, images: int = GENERATION_GROUP) -> 
     return [tuple(range(start, min(start + size, num_classes))) for start in range(0, num_classes, size)]
 
 
+def at_size(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return images ``[n, 3, S, S]``, float in [0, 1] or uint8, as uint8 ``[n, 3, size, size]``, rounded once.
+
+    Bicubic and antialiased: the default of Pillow's ``resize``, with which D4M's code stores its images
+    (suduo94/D4M, distillation/gen_syn_image.py).
+    """
+    import torch.nn.functional as F
+
+    from ..distilled_set import to_uint8
+
+    images = images if images.is_floating_point() else images.float() / 255
+    if images.shape[-1] != size:
+        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
+    return to_uint8(images)
+
+
 @dataclass(frozen=True)
 class Generation:
-    """Latents ``[n, ...]`` of classes int64 ``[n]`` to be pushed through a prior, with one seed an image.
+    """Latents ``[n, ...]`` of classes int64 ``[n]`` to be pushed through a prior, with one seed an image; the images
+    are kept at ``size`` pixels a side.
 
     Memory: the latents, and one batch of the prior as float images; finished images are uint8 in the file.
     """
@@ -47,6 +64,7 @@ class Generation:
     latents: torch.Tensor
     class_ids: torch.Tensor
     seeds: Sequence[int]
+    size: int
     settings: dict[str, Any]
     progress: bool = False
 
@@ -59,15 +77,12 @@ class Generation:
             "classes": list(self.data.class_names),
             "inputs": hash_tensors(self.latents, self.class_ids),
             "seeds": hash_key(list(self.seeds)),
-            "size": self.data.image_size,
+            "size": self.size,
             **self.settings,
         }
 
     def batches(self) -> Iterator[torch.Tensor]:
-        """Yield the images, uint8 ``[b, 3, S, S]`` of the data's size, a batch of the prior at a time."""
-        from ..data.transforms import resize_images
-        from ..distilled_set import to_uint8
-
+        """Yield the images, uint8 ``[b, 3, size, size]``, a batch of the prior at a time."""
         start = 0
         with bar(len(self.latents), "generate", show=self.progress) as shown:
             while start < len(self.latents):
@@ -75,7 +90,7 @@ class Generation:
                 made = self.prior.generate(
                     self.latents[part], self.class_ids[part], seeds=list(self.seeds[part]), **self.settings
                 )
-                yield resize_images(to_uint8(made), self.data.image_size)
+                yield at_size(made, self.size)
                 start += len(made)
                 shown.update(len(made))
 
@@ -83,7 +98,7 @@ class Generation:
         """Write the images into ``folder`` and return their cost."""
         import torch
 
-        count, size = len(self.latents), self.data.image_size
+        count, size = len(self.latents), self.size
         with measure(self.prior.device) as meter:
             images = Stream(torch.uint8, (count, 3, size, size), self.batches())
             write_tensors(folder / FILE, {"tensor": images})

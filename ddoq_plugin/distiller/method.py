@@ -30,6 +30,13 @@ class Distiller(ABC):
     needs_prior: ClassVar[bool] = False
     Config: ClassVar[type[DistillerConfig]] = DistillerConfig
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if not issubclass(cls.Config, DistillerConfig):
+            raise DistillError(
+                f"{cls.__name__}.Config has not the settings of every method; derive it from DistillerConfig"
+            )
+
     def __init__(self, **settings: Any) -> None:
         try:
             self.config = self.Config(**settings)
@@ -70,6 +77,12 @@ class Distiller(ABC):
             raise DistillError(f"ipc and clusters must be at least 1; got ipc {ipc}, clusters {clusters}")
         if self.needs_prior and not context.has_prior:
             raise DistillError(f"the method {self.label()!r} needs a prior; name one in the configuration (prior: ...)")
+        stored, size = self.config.stored_size, context.data.image_size
+        if stored is not None and stored > size:
+            raise DistillError(
+                f"{self.label()!r}: stored_size {stored} is larger than the images, which are made at {size} px; lower "
+                "it, or leave it out"
+            )
         options = self.codebook_options()
         if options is not None and options.space == "noise" and not context.can_denoise:
             raise DistillError(f"{self.label()!r}: space: noise needs a diffusion prior to invert images; name one")

@@ -9,13 +9,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ..errors import nearest
 
 
-class DistillerConfig(BaseModel):
-    """Base of a method's settings: YAML, command line and Python share its fields; unknown ones are errors."""
-
+class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CodebookOptions(DistillerConfig):
+class DistillerConfig(_Settings):
+    """Base of a method's settings: YAML, command line and Python share its fields; unknown ones are errors.
+
+    stored_size: pixels a side to which a set's images are brought before they are kept (None: as they are, of the
+    dataset's size). D4M's code keeps 224 of the 512 pixels it generates (suduo94/D4M, distillation/gen_syn_image.py),
+    Minimax's all 256 of DiT (vimar-gu/MinimaxDiffusion, sample.py).
+    """
+
+    stored_size: int | None = Field(None, ge=1)
+
+
+class CodebookOptions(_Settings):
     """How the latents of a class become a codebook; part of its key.
 
     space: ``latent`` (the prior's latents), ``noise`` (their DDIM inversions) or ``pixel`` (the images themselves).
@@ -30,6 +39,11 @@ class CodebookOptions(DistillerConfig):
     masses: Literal["voronoi", "balanced"] = "voronoi"
     km_expand: int = Field(1, ge=1)
     inversion_steps: int = Field(31, ge=1)  # D3HR's code, lin-zhao-resoLve/D3HR
+
+    @classmethod
+    def of(cls, settings: BaseModel) -> CodebookOptions:
+        """Return the part of a method's settings that are these options."""
+        return cls(**{name: getattr(settings, name) for name in cls.model_fields})
 
     def measured(self) -> CodebookOptions:
         """Return the options of the latents that W2 is measured against: the mode, so that it is one for all methods

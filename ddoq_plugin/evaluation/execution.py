@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..errors import EvaluationError
 from .protocol import Execution
 from .students.build import flag_of
+from .students.linear import use_onednn
 
 GIBIBYTE = 1 << 30
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD (malloc.h)
@@ -68,10 +69,12 @@ def multiplies_bfloat16(kind: str) -> bool:
 def arranged(model: nn.Module, running: Running) -> nn.Module:
     """Return ``model``, changed to what ``running`` is fastest with.
 
-    Its weights are put in the memory format. timm's attention is spelt out on a CPU in bfloat16: the backward pass of
-    PyTorch's fused one takes six times as long there.
+    Its weights are put in the memory format. On a CPU, float32 products of linear layers become oneDNN's, and timm's
+    attention is spelt out in bfloat16, where the backward pass of PyTorch's fused one takes six times as long.
     """
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
+    if on_cpu and running.precision == "float32" and not running.compiled:
+        use_onednn(model)
     if on_cpu and running.precision == "bfloat16":
         for module in model.modules():
             if getattr(module, "fused_attn", False):

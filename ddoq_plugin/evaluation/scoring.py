@@ -9,8 +9,9 @@ from torch import nn
 
 from ..data.base import Split
 from .execution import Running, forward
-from .inputs import Normaliser, centre_crop
+from .inputs import Normaliser
 from .protocol import Scoring
+from .scored_images import cropped_batches
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ def score(
     was_training, running = model.training, running or Running()
     model.eval()
     hits1 = hits5 = torch.zeros((), dtype=torch.int64, device=device)
-    for images, labels in split.batches(scoring.batch_size):
-        batch = normaliser(centre_crop(images, scoring.resize, image_size).to(device))
+    for images, labels in cropped_batches(split, scoring, image_size):
+        batch = normaliser(images.to(device))
         logits, target = forward(model, batch, running), labels.to(device)[:, None]
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == target
         hits1, hits5 = hits1 + ranked[:, 0].sum(), hits5 + ranked.sum()

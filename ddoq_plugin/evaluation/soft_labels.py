@@ -21,6 +21,7 @@ from ..progress import bar
 from ..seeding import derive_seed
 from ..store import hash_tensors
 from .augment import CropParams
+from .execution import keep_freed_memory
 from .inputs import Inputs, source_size
 from .mixing import MixParams
 from .plan import PAGE_STEPS, BatchPlan, Page
@@ -162,6 +163,8 @@ def make_bank(
         raise EvaluationError(
             f"protocol {protocol.name!r} stores no soft labels; choose one whose label_mode is soft_stored"
         )
+    if teacher.device.type == "cpu":
+        keep_freed_memory()
     image_size = protocol.image_size or teacher.image_size
     if image_size != teacher.image_size:
         raise EvaluationError(

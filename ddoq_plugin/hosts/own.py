@@ -141,7 +141,7 @@ class _Bench:
     def score(self, label: str, made: DistilledSet, way: str, number: int) -> dict[str, Any]:
         """Return the row of one set and repetition."""
         started = time.perf_counter()
-        images = resize_images(made.images, self.data.image_size)
+        images = resize_images(made.images, min(self.data.image_size, made.images.shape[-1]))
         training = TrainingSet(images, made.labels, made.weights if way == "loss" else None)
         outcomes = {}
         for role in dict.fromkeys(role for metric in self.metrics for role in ROLES[metric]):

@@ -17,7 +17,7 @@ from ..sweeps.grid import Grid, row_key, set_key
 from ..sweeps.known import PriorFacts
 from ..sweeps.rows import read_row
 from ..sweeps.workshop import Workshop
-from .work import Codebooks
+from .work import Codebooks, Crop
 
 if TYPE_CHECKING:
     from ..data import ImageData
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Done:
     """``checked``: classes whose images are checked. ``latents``: classes encoded, by place in the encodings.
-    ``codebooks``: number by place. ``sets``: titles. ``rows``: places in the grid. ``prior_fingerprint`` is that of the
-    prior that is there."""
+    ``codebooks``: number by place. ``sets``: titles. ``rows``: places in the grid. ``crops``: those at which the images
+    to score are kept. ``prior_fingerprint`` is that of the prior that is there."""
 
     checked: int = 0
     prior: bool = False
@@ -36,11 +36,17 @@ class Done:
     codebooks: dict[int, int] = field(default_factory=dict)
     sets: frozenset[str] = frozenset()
     rows: frozenset[int] = frozenset()
+    crops: frozenset[Crop] = frozenset()
     prior_fingerprint: str | None = None
 
 
 def look_up(
-    config: SweepConfig, grid: Grid, data: ImageData | None, spaces: list[CodebookOptions], books: list[Codebooks]
+    config: SweepConfig,
+    grid: Grid,
+    data: ImageData | None,
+    spaces: list[CodebookOptions],
+    books: list[Codebooks],
+    crops: set[Crop],
 ) -> Done:
     """Return what is finished of a config; nothing where its dataset is only assumed or nothing was ever stored."""
     if data is None or not (config.store_folder.is_dir() or (config.output_folder / "rows").is_dir()):
@@ -57,6 +63,7 @@ def look_up(
         codebooks={n: _codebooks(shop, prior, kind) for n, kind in enumerate(books)} if of_prior else {},
         sets=frozenset(s.title for s in grid.sets if _stored(shop, "sets", set_key(s, shop.context_key))),
         rows=frozenset(number for number, row in enumerate(grid.rows) if _is_row(shop, row)),
+        crops=frozenset(crop for crop in crops if _kept(shop, crop)),
         prior_fingerprint=None if prior is None else prior.fingerprint,
     )
 
@@ -86,6 +93,14 @@ def _codebooks(shop: Workshop, prior: Any, kind: Codebooks) -> int:
         pairs = [(k, seed) for k in kind.clusters for seed in kind.seeds]
         found += sum(_stored(shop, "codebooks", shared | {"clusters": k, "seed": seed}) for k, seed in pairs)
     return found
+
+
+def _kept(shop: Workshop, crop: Crop) -> bool:
+    """Return whether the images to score are kept; arrays are nowhere."""
+    from ..evaluation.scored_images import KIND, ScoredSplit
+
+    parts = (shop.evaluator.data.val, shop.evaluator.data.test)
+    return all(isinstance(part, ScoredSplit) and _stored(shop, KIND, part.key(*crop)) for part in parts)
 
 
 def _stored(shop: Workshop, kind: str, key: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from .measured import Measured
 from .model_facts import PriorFacts, StudentFacts, student_facts, student_precision
 from .rates import Hardware, Precision, load_rates
 from .stages import RESOURCES_OF, Clock, Stage
-from .work import Bank, Codebooks, ImageSet, Training
+from .work import Bank, Codebooks, Crop, ImageSet, Training, crop_of, stored_side, teacher_crop
 
 if TYPE_CHECKING:
     from ..distiller import CodebookOptions
@@ -143,19 +143,22 @@ class Estimate:
         facts, prior, core, clock = self.facts, self.prior, load_rates().core, self.clock("generate")
         left = [one for one in self.sets if not {spec.title for spec in one.specs} & self.done.sets]
         counts: dict[tuple[int, float | None], int] = {}
+        disk, megapixels, written = 0, 0.0, 0
         for one in left:
+            count, side = one.spec.ipc * facts.classes, stored_side(one.spec, facts)
             if one.decodes:
                 kind = (one.forwards, self.measured.generate(one.spec.distiller().config.model_dump(mode="json")))
-                counts[kind] = counts.get(kind, 0) + one.spec.ipc * facts.classes
+                counts[kind] = counts.get(kind, 0) + count
+                disk += sizes.pixels(count, side)
+            disk += sizes.set_disk(count, side)  # once for all sets with these images, whose files are links
+            megapixels, written = megapixels + count * side**2 / 1e6, written + count
         for (forwards, measured), count in counts.items():
             flops = forwards * prior.forward_flops + prior.decode_flops
             what = f"images of {forwards} passes and a decoding"
             clock.network("generate", what, count, flops, prior.precision, measured)
         images = sum(counts.values())
-        written = sum(spec.ipc for spec in self.grid.sets if spec.title not in self.done.sets) * facts.classes
-        disk = sizes.pixels(images, facts.image_size) + sizes.set_disk(written, facts.image_size)
-        megapixels = facts.image_size**2 / 1e6
-        clock.cores("PNGs of the sets", written, megapixels / core.png_megapixels_per_second)
+        if written:
+            clock.cores("PNGs of the sets", written, megapixels / written / core.png_megapixels_per_second)
         titles = {spec.title for spec in self.grid.sets}
         return self.stage(
             "generate", len(titles), len(titles & self.done.sets),
@@ -169,8 +172,9 @@ class Estimate:
         if config is None or not self.protocol.needs_teacher:
             return self.stage("teacher", 0, 0, "", clock)
         own, work = self._teacher, f"{config.student}: scored on validation and test"
-        memory = sizes.process()
+        memory, disk = sizes.process(), 0
         if not self.done.teacher:
+            disk = 4 * own.parameters + self._decode(clock, teacher_crop(self.config, self.protocol, self.facts))
             if config.weights is None:
                 from ..evaluation import load_protocol
 
@@ -182,7 +186,7 @@ class Estimate:
                 memory += sizes.set_memory(facts.images, facts.image_size, protocol, self.size)
             self._scoring(clock, facts.val + facts.test, config.student)
         return self.stage(
-            "teacher", 1, int(self.done.teacher), work, clock, disk=4 * own.parameters * (not self.done.teacher),
+            "teacher", 1, int(self.done.teacher), work, clock, disk=disk,
             memory=memory + 16 * own.parameters,
         )  # fmt: skip
 
@@ -193,13 +197,13 @@ class Estimate:
         if left:
             flops, measured = self._teacher.forward_flops, self.measured.label()
             clock.network("label", "augmented images", images, flops, "float32", measured)
-        largest = max((bank.size for bank in self.banks), default=0)
-        sides = (largest, facts.image_size, self.protocol, self.size)
+        sides = [(bank.size, bank.side, self.protocol, self.size) for bank in self.banks]
+        arrives = max((sizes.set_memory(*one) for one in sides), default=0)
+        held = max((sizes.held_set(*one) for one in sides), default=0)
         return self.stage(
             "labels", len(self.banks), len(self.banks) - len(left), f"{images:,} augmented images", clock,
             disk=sizes.bank_disk(images, facts.classes, self.protocol.stored_top_k),
-            memory=sizes.process() + sizes.set_memory(*sides) + 2 * sizes.BANK_SHARD,
-            device_memory=self._on_device(clock, sizes.held_set(*sides)),
+            memory=sizes.process() + arrives + 2 * sizes.BANK_SHARD, device_memory=self._on_device(clock, held),
         )  # fmt: skip
 
     def train(self) -> Stage:
@@ -222,16 +226,18 @@ class Estimate:
         )  # fmt: skip
 
     def score(self) -> Stage:
-        """Test and validation images through every student, decoded anew each time where they are files."""
+        """Test and validation images through every student, decoded once for all where they are files."""
         facts, clock, left = self.facts, self.clock("score"), self._trainings_left()
-        images = 0
+        crop = crop_of(self.protocol, facts)
+        by_teacher = crop == teacher_crop(self.config, self.protocol, facts) and not self.done.teacher
+        images, disk = 0, self._decode(clock, crop) if left and not by_teacher else 0
         for student in self.config.students:
             own = [training for training in left if training.student == student]
             count = sum(facts.val + (0 if t.kind == "full_data_2x" else facts.test) for t in own)
             images += count
             self._scoring(clock, count, student)
         return self.stage(
-            "score", len(self.trainings), len(self.trainings) - len(left), f"{images:,} images", clock,
+            "score", len(self.trainings), len(self.trainings) - len(left), f"{images:,} images", clock, disk=disk,
             memory=sizes.process() + sizes.pixels(self.protocol.scoring.batch_size, facts.image_size) * 5,
             limit=self.config.resources.max_concurrent,
         )  # fmt: skip
@@ -253,8 +259,14 @@ class Estimate:
     def _scoring(self, clock: Clock, images: int, student: str) -> None:
         flops = self._student(student).forward_flops
         clock.network("score", f"images to score {student}", images, flops, self._precision(clock, student))
-        if self.facts.files:
-            clock.cores("image files to decode", images, self._decoding)
+
+    def _decode(self, clock: Clock, crop: Crop) -> int:
+        """Count the decoding of the images to score, and return the bytes they are kept in; 0 where that is done."""
+        facts = self.facts
+        if not facts.files or crop in self.done.crops:
+            return 0
+        clock.cores("image files to decode", facts.val + facts.test, self._decoding)
+        return sizes.pixels(facts.val + facts.test, crop[1])
 
     def _labelled(self, bank: Bank) -> bool:
         """Return whether every row that needs the bank is there."""
@@ -270,10 +282,10 @@ class Estimate:
 
     def _training_memory(self, clock: Clock) -> tuple[int, int, int]:
         """Return the bytes of the largest set in main memory and on the device, and those of the largest step."""
-        stored, parts = self.facts.image_size, self.protocol.accumulation
-        sides = [(t.size, stored, self.protocol, self.size) for t in self.trainings]
+        parts = self.protocol.accumulation
+        sides = [(t.size, t.side, self.protocol, self.size) for t in self.trainings]
         # all training images are read into memory, while a distilled set is mapped from its file
-        whole = max((sizes.pixels(t.size, stored) for t in self.trainings if t.set is None), default=0)
+        whole = max((sizes.pixels(t.size, t.side) for t in self.trainings if t.set is None), default=0)
         steps = (
             sizes.step_memory(
                 self._student(t.student), t.batch, parts, half=self._precision(clock, t.student) == "half"

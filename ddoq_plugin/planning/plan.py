@@ -17,7 +17,7 @@ from .measured import Measured
 from .model_facts import prior_facts, published_name
 from .rates import Hardware, pick_hardware
 from .stages import Stage
-from .work import banks, codebooks, encodings, image_sets, trainings
+from .work import banks, codebooks, crop_of, encodings, image_sets, teacher_crop, trainings
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def _estimate(config: SweepConfig, facts: DatasetFacts, hardware: Hardware, *, l
 
     grid, protocol = make_grid(config), load_protocol(config.protocol)
     sets, spaces, books = image_sets(grid), encodings(config, grid), codebooks(grid)
-    done = look_up(resolved(config), grid, facts.data, spaces, books) if look_up_done else Done()
+    crops = {crop_of(protocol, facts), teacher_crop(config, protocol, facts)} - {None}
+    done = look_up(resolved(config), grid, facts.data, spaces, books, crops) if look_up_done else Done()
     return Estimate(
         config=config,
         grid=grid,

@@ -89,7 +89,7 @@ def lacking_disk(stages: list[Stage], config: SweepConfig, given: float | None) 
     where = f"{config.store_folder} has" if given is None else "there are"
     return [
         f"the run writes {human(needed)} and {where} {human(free)} free; set store: to a larger disk, or lower ipc, "
-        "seeds or image_size (plan for another disk: --disk 8TB)"
+        "seeds or the methods' stored_size (plan for another disk: --disk 8TB)"
     ]
 
 

@@ -40,7 +40,7 @@ def codebook_disk(clusters: int, dimension: int, samples: int) -> int:
 
 
 def set_disk(count: int, size: int) -> int:
-    """Bytes of one distilled set: the exact tensors, and a PNG an image for people."""
+    """Bytes of a distilled set's images: the exact tensor, and a PNG an image for people."""
     return round(pixels(count, size) * (1 + load_rates().disk.png_share))
 
 

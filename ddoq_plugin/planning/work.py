@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from .dataset_facts import DatasetFacts
 
 
+Crop = tuple[float, int]
+"""How images are brought to what is scored: the scoring's ``resize``, and pixels a side."""
+
+
 @dataclass(frozen=True)
 class Codebooks:
     """The codebooks of one kind: every K with every seed, in each class."""
@@ -46,7 +50,8 @@ class ImageSet:
 class Training:
     """One student that is really trained, for the ``rows`` (numbers in the grid) that share it.
 
-    ``images`` is the number of images seen in all, ``size`` that of the set, ``batch`` that of a step.
+    ``images`` is the number of images seen in all, ``size`` that of the set, ``batch`` that of a step; ``side`` are the
+    pixels a side of the set's images.
     """
 
     kind: str
@@ -55,16 +60,19 @@ class Training:
     set: SetSpec | None
     rows: tuple[int, ...]
     size: int
+    side: int
     images: int
     batch: int
 
 
 @dataclass(frozen=True)
 class Bank:
-    """One bank of soft labels for rows of a kind and seed: ``images`` labelled augmented images of ``size`` images."""
+    """One bank of soft labels for rows of a kind and seed: ``images`` labelled augmented images of ``size`` images of
+    ``side`` pixels."""
 
     set: ImageSet | None
     size: int
+    side: int
     images: int
     kind: str
     seed: int
@@ -116,7 +124,8 @@ def trainings(grid: Grid, protocol: Protocol, facts: DatasetFacts) -> list[Train
         size = facts.images if spec is None else spec.ipc * facts.classes
         numbers = _protocol_of(kind, protocol).numbers(student, size, facts.classes)
         images = numbers.steps * numbers.batch_size
-        made.append(Training(kind, student, seed, spec, tuple(rows), size, images, numbers.batch_size))
+        side = stored_side(spec, facts)
+        made.append(Training(kind, student, seed, spec, tuple(rows), size, side, images, numbers.batch_size))
     return made
 
 
@@ -129,13 +138,33 @@ def banks(config: SweepConfig, sets: list[ImageSet], protocol: Protocol, facts: 
     def bank(of: ImageSet | None, size: int, kind: str, seed: int) -> Bank:
         used = _protocol_of(kind, protocol)
         steps = whole_pages(bank_steps(used, config.students, size, facts.classes))
-        return Bank(of, size, steps * used.numbers("", size, facts.classes).batch_size, kind, seed)
+        side = stored_side(None if of is None else of.spec, facts)
+        return Bank(of, size, side, steps * used.numbers("", size, facts.classes).batch_size, kind, seed)
 
     made = [bank(one, one.spec.ipc * facts.classes, "distilled", one.spec.seed) for one in sets]
     if config.full_data:
         kinds = ("full_data", "full_data_2x")
         made += [bank(None, facts.images, kind, seed) for kind in kinds for seed in config.seeds]
     return made
+
+
+def crop_of(protocol: Protocol, facts: DatasetFacts) -> Crop:
+    """Return how students are scored under a protocol."""
+    return protocol.scoring.resize, protocol.image_size or facts.image_size
+
+
+def teacher_crop(config: SweepConfig, protocol: Protocol, facts: DatasetFacts) -> Crop | None:
+    """Return how the teacher is scored: as students are, or by its own protocol where it is trained; None for none."""
+    if config.teacher is None or not protocol.needs_teacher:
+        return None
+    from ..evaluation import load_protocol
+
+    return crop_of(protocol if config.teacher.weights is not None else load_protocol(config.teacher.protocol), facts)
+
+
+def stored_side(spec: SetSpec | None, facts: DatasetFacts) -> int:
+    """Return the pixels a side of a distilled set's images as they are stored (None: of the dataset's)."""
+    return (spec and spec.distiller().config.stored_size) or facts.image_size
 
 
 def effective_clusters(spec: SetSpec, method: Distiller) -> int:

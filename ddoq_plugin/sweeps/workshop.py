@@ -166,7 +166,7 @@ class Workshop:
             context.reset_cost()
             made = spec.distiller().distill(context, spec.ipc, clusters=spec.clusters, seed=spec.seed)
             cost = {kind: asdict(cost) for kind, cost in context.cost().items()}
-            replace(made, provenance={**made.provenance, "cost": cost}).save(folder)
+            replace(made, provenance={**made.provenance, "cost": cost}).save(folder, self.store)
 
         return DistilledSet.load(self.store.get("sets", set_key(spec, self.context_key), make))
 

@@ -83,6 +83,8 @@ def test_disk_is_the_plans(plan, stages):
     images = calculations()["generated images, GB"][1] + calculations()["distilled sets, GB"][1]
     assert stages["generate"].disk / 1e9 == pytest.approx(images, rel=5e-3)
     assert near("soft labels, GB", stages["labels"].disk / 1e9)
+    teacher = 4 * student_facts("resnet18", 1000, 224).parameters  # the first to be scored
+    assert near("images to score, GB", (stages["teacher"].disk - teacher) / 1e9) and not stages["score"].disk
     labelled = int(calculations()["augmented images labelled, 300 epochs"][1])
     assert near("soft labels cut to 20 logits, GB", bank_disk(labelled, 1000, top_k=20) / 1e9)
     assert near("all, with whole soft labels, TB", plan.disk / 1e12)
@@ -119,18 +121,27 @@ def test_facts_in_the_text_are_those_of_the_code(stages):
     assert f"{share['encode']:.2f} (encode), {share['generate']:.2f} (generate)" in text
     assert f"{share['label']:.2f} (label) and {share['train']:.2f} (train)" in text
     assert f"{rates.core.jpegs_per_second:g} a second and core" in text
-    assert f"{512**2 / 1e3 / rates.core.png_megapixels_per_second:.0f} ms" in text
+    assert f"{224**2 / 1e3 / rates.core.png_megapixels_per_second:.0f} ms" in text
     assert f"{rates.disk.megabytes_per_second:g} MB/s" in text and f"{rates.disk.png_share:g} of the raw size" in text
     assert f"({stages['quantise'].device_hours:.1f} core-hours)" in text
 
 
 def test_memory_is_the_plans(plan, stages):
-    held = calculations()["set of IPC 200 at 256 px, GB"][1]
+    held = calculations()["set of IPC 200 at 224 px, GB"][1]
     step = calculations()["activations of half a batch in ResNet-101, GB"][1]
     # weights, gradients and moments of ResNet-101 are the rest
     assert stages["train"].device_memory / 1e9 == pytest.approx(held + step + 16 * 44.5e6 / 1e9, rel=5e-3)
-    assert "a training holds 105 GB" in " ".join(DOCUMENT.read_text(encoding="utf-8").split())
-    assert stages["train"].device_memory / 1e9 == pytest.approx(105, abs=0.5) and not plan.refused
+    assert "a training holds 96 GB" in " ".join(DOCUMENT.read_text(encoding="utf-8").split())
+    assert stages["train"].device_memory / 1e9 == pytest.approx(96, abs=0.5) and not plan.refused
+
+
+def test_images_as_generated_take_what_the_text_says(stages):
+    methods = [{**one.model_dump(), "stored_size": None} for one in load_config("imagenet1k_sd15").methods]
+    config = load_config("imagenet1k_sd15", {"methods": methods})
+    whole = make_plan(config, device="h200", disk_bytes=20e12, assume_data=True, assume_weights=True)
+    disk = [next(stage.disk for stage in plan if stage.name == "generate") for plan in (whole.stages, stages.values())]
+    text = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
+    assert f"they would take {disk[0] / 1e12:.3g} TB instead of {disk[1] / 1e12:.2g}" in text
 
 
 def test_an_a100_is_refused_as_documented():

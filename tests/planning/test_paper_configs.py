@@ -60,6 +60,17 @@ def test_the_main_table_is_the_papers():
     assert (d4m.encoding, d4m.clustering) == ("sample", "d4m")
 
 
+@pytest.mark.parametrize("name", PAPER)
+def test_sets_are_stored_at_the_size_of_the_sources(name):
+    """D4M's code keeps 224 px of what Stable Diffusion makes, Minimax's all of DiT's 256; all methods alike."""
+    config = load_config(name)
+    stored = {spec.distiller().config.stored_size for spec in make_grid(config).sets}
+    assert stored == ({224} if config.prior.name == "stable_diffusion" else {None})
+    if config.prior.name == "stable_diffusion":  # no smaller than what the students see, and crops may take any size
+        protocol = load_protocol(config.protocol)
+        assert (protocol.image_size, protocol.augmentation.crop) == (224, "resized")
+
+
 def test_teacher_columns_differ_in_the_teacher_alone():
     columns = [
         load_config(f"imagenet1k_sd15_{name}") for name in ("cross_architecture", "teacher_swin_t", "teacher_vit_b")

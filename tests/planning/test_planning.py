@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from ddoq_plugin.config import load_config
 from ddoq_plugin.errors import ConfigError, DataError, UnknownNameError
+from ddoq_plugin.evaluation import load_protocol
 from ddoq_plugin.planning import make_plan, parse_size, render
 from ddoq_plugin.planning.dataset_facts import assume_dataset, read_dataset
 from ddoq_plugin.planning.measured import Measured
@@ -62,8 +65,6 @@ def test_what_is_shared_is_counted_once(config):
     facts = read_dataset(config.dataset)
     # ddoq at IPC 1: K makes no difference, nor do weights; at IPC 3 two K. d4m: two K at both. random: no K.
     assert len(image_sets(grid)) == 2 * (1 + 2 + 2 + 2 + 1 + 1)
-    from ddoq_plugin.evaluation import load_protocol
-
     protocol = load_protocol(config.protocol)
     trained = trainings(grid, protocol, facts)
     assert sum(len(one.rows) for one in trained) == len(grid.rows)
@@ -94,6 +95,63 @@ def test_the_grid_shares_what_a_sweep_shares(config):
     doubles = [titles for titles in hashes.values() if len(titles) > 1]
     # the mean of a class, decoded without noise, is the same for every seed and method: a sweep finds that out by hash
     assert all("_ipc1_k1_" in title for titles in doubles for title in titles), doubles
+
+
+def test_planned_images_are_those_on_the_disk(config, tmp_path):
+    """Images in the sets' folders count once for each set of images, at the size they are stored at."""
+    shared = [{"name": "ddoq", "weighting": ["uniform", "counts", "sqrt"], "strength": 0.0}, {"name": "random"}]
+    changes = {"methods": [{**one, "stored_size": 12} for one in shared], "ipc": [3], "seeds": 1, "clusters": ["ipc"]}
+    config = load_config(tmp_path / "small.yaml", changes)
+    planned = stages(make_plan(config))["generate"]
+    shop, grid = Workshop(resolved(config)), make_grid(config)
+    for spec in grid.sets:
+        shop.distill(spec)
+    kept = {file.stat().st_ino: file for file in config.store_folder.glob("*/*/images.safetensors")}
+    kept |= {file.stat().st_ino: file for file in config.store_folder.glob("images/*/tensor.safetensors")}
+    pictures = {file.stat().st_ino for file in config.store_folder.rglob("*.png")}
+    assert len(grid.sets) == 4 and len(kept) == 3 and len(pictures) == 2 * 30  # ddoq's and random's
+    raw = 30 * 3 * 12**2
+    assert sum(file.stat().st_size for file in kept.values()) == pytest.approx(3 * raw, rel=0.01)
+    assert planned.disk == pytest.approx((3 + 2 * load_rates().disk.png_share) * raw)
+    assert not stages(make_plan(config))["generate"].disk
+
+
+def test_images_stored_smaller_are_planned_smaller(config, tmp_path):
+    small = config.model_dump()
+    small["methods"] = [{**one, "stored_size": 8} for one in small["methods"]]
+    plans = [stages(make_plan(one)) for one in (config, load_config(tmp_path / "small.yaml", small))]
+    assert plans[0]["generate"].disk == 4 * plans[1]["generate"].disk
+    sides = [{one.side for one in trainings(make_grid(one), load_protocol(one.protocol), read_dataset(one.dataset))}
+             for one in (config, load_config(tmp_path / "small.yaml", small))]  # fmt: skip
+    assert sides == [{16}, {8, 16}]  # the whole data stays as it is
+    large = [{**one, "stored_size": 17} for one in config.model_dump()["methods"]]
+    refused = make_plan(load_config(tmp_path / "small.yaml", {"methods": large})).refused
+    assert any("stored_size 17 is larger than the images, which are made at 16 px" in reason for reason in refused)
+
+
+def test_images_to_score_are_planned_once(config, tmp_path):
+    from ddoq_plugin.evaluation.scored_images import kept_for_scoring
+    from ddoq_plugin.store import Store
+
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 5)):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for number in range(count):
+                picture = Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+                picture.save(tmp_path / "images" / part / name / f"{number}.jpg")
+    changes = {"dataset": {"name": "folder", "path": str(tmp_path / "images")}, "clusters": ["ipc"]}
+    config = load_config(tmp_path / "small.yaml", changes)
+    before, facts = stages(make_plan(config))["score"], read_dataset(config.dataset)
+    assert before.disk == (facts.val + 10) * 3 * 20**2
+    assert [term.how for term in before.terms if "decode" in term.how][0].startswith(f"{facts.val + 10} image files")
+    kept = kept_for_scoring(facts.data, Store(config.store_folder))
+    for part in (kept.val, kept.test):
+        part.centre_crops(1.0, 20)
+    after = stages(make_plan(config))["score"]
+    assert not after.disk and not [term for term in after.terms if "decode" in term.how]
+    sizes = [file.stat().st_size for file in config.store_folder.glob("scored_images/*/images.safetensors")]
+    assert sum(sizes) == pytest.approx(before.disk, rel=0.02)
 
 
 def test_what_is_done_is_found(config):

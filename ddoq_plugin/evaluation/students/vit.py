@@ -22,9 +22,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, w = x.shape
-        parts = self.query_key_value(self.norm1(x)).view(b, n, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
+        parts = self.query_key_value(self.norm1(x)).view(b, n, 3, self.heads, w // self.heads).unbind(2)
         with torch.autocast(x.device.type, enabled=False):  # on a CPU attention's backward pass is slow in bfloat16
-            attended = F.scaled_dot_product_attention(*parts.float())
+            attended = F.scaled_dot_product_attention(*(part.float().transpose(1, 2) for part in parts))
         x = x + self.project(attended.transpose(1, 2).reshape(b, n, w))
         return x + self.mlp(self.norm2(x))
 

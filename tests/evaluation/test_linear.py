@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ddoq_plugin.evaluation.execution import Running, arranged
+from ddoq_plugin.evaluation.students import linear
+from ddoq_plugin.evaluation.students.build import build_student
+from ddoq_plugin.evaluation.students.linear import MIN_MULTIPLICATIONS, OneDnnLinear, use_onednn
+
+available = pytest.mark.skipif(linear._product() is None, reason="oneDNN has no AVX-512 product here")
+
+
+def stream() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@available
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(700, 96), (10, 70, 96), (5, 2, 70, 96)])
+def test_values_and_gradients_are_those_of_a_linear_layer(bias, shape):
+    layer = nn.Linear(96, 64, bias=bias)
+    x = torch.randn(shape, generator=stream(), requires_grad=True)
+    assert x.numel() * 64 >= MIN_MULTIPLICATIONS
+    upstream = torch.randn(*shape[:-1], 64, generator=stream()).transpose(0, -2).contiguous().transpose(0, -2)
+    exact_x, exact_layer = x.detach().double().requires_grad_(), nn.Linear(96, 64, bias=bias).double()
+    exact_layer.load_state_dict(layer.state_dict())
+    expected = exact_layer(exact_x)
+    expected.backward(upstream.double())
+    use_onednn(layer)
+    found = layer(x)
+    assert found.grad_fn.name().startswith("_Linear")  # it went the other way
+    found.backward(upstream)
+    pairs = [(found, expected), (x.grad, exact_x.grad)]
+    pairs += [(a.grad, b.grad) for a, b in zip(layer.parameters(), exact_layer.parameters(), strict=True)]
+    for ours, exact in pairs:
+        assert (ours - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+@available
+def test_small_products_other_types_and_autocast_take_the_plain_way():
+    layer = nn.Linear(96, 64)
+    use_onednn(layer)
+    small, large = torch.randn(4, 96, generator=stream()), torch.randn(700, 96, generator=stream())
+    assert torch.equal(layer(small), F.linear(small, layer.weight, layer.bias))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(large).dtype == torch.bfloat16
+    assert layer.double()(large.double()).dtype == torch.float64
+
+
+@available
+def test_a_student_takes_it_in_eager_float32_only():
+    def kinds(running: Running) -> set[type]:
+        model = arranged(build_student("vit_tiny", 3, 16, seed=0), running)
+        return {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
+
+    assert kinds(Running()) == {OneDnnLinear}
+    assert kinds(Running("bfloat16")) == kinds(Running(compiled=True)) == {nn.Linear}
+
+
+def test_where_the_operator_is_missing_layers_stay_as_they_are(monkeypatch):
+    linear._product.cache_clear()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    layer = nn.Linear(8, 8)
+    use_onednn(layer)
+    assert type(layer) is nn.Linear
+    linear._product.cache_clear()
+
+
+def test_an_operator_of_another_form_is_not_used(monkeypatch):
+    class Renamed:
+        """Stands for a version of PyTorch without the operator."""
+
+    linear._product.cache_clear()
+    monkeypatch.setattr(torch.ops, "mkldnn", Renamed())
+    assert linear._product() is None
+    monkeypatch.undo()
+    linear._product.cache_clear()
+
+
+@available
+def test_the_parameters_keep_their_names():
+    layer = nn.Sequential(nn.Linear(4, 2))
+    names = list(layer.state_dict())
+    use_onednn(layer)
+    assert list(layer.state_dict()) == names
