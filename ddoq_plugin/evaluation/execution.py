@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import EvaluationError
+from ..onednn import use_onednn
 from .protocol import Execution
 from .students.build import flag_of
-from .students.linear import use_onednn
 
 GIBIBYTE = 1 << 30
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD (malloc.h)
@@ -73,7 +73,7 @@ def arranged(model: nn.Module, running: Running) -> nn.Module:
     attention is spelt out in bfloat16, where the backward pass of PyTorch's fused one takes six times as long.
     """
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    if on_cpu and running.precision == "float32" and not running.compiled:
+    if on_cpu:
         use_onednn(model)
     if on_cpu and running.precision == "bfloat16":
         for module in model.modules():

@@ -15,7 +15,7 @@ from .binding import SIDECAR, WORDNET_ID, imagenet_wordnet_ids, match_classes, r
 from .latent import LatentDiffusionPrior
 from .pipelines import check_folder, fingerprint, load_pipeline, locate, pick_dtype
 from .sampling import Course
-from .speed import Compiled
+from .speed import Compiled, arrange
 
 _ACCEPTED = ("DiTPipeline",)
 _COMPONENTS = {"transformer": True, "vae": True, "scheduler": False}
@@ -59,6 +59,7 @@ class DiTPrior(LatentDiffusionPrior):
             channels_last=channels_last,
             tiling=tiling,
         )
+        arrange(self.transformer, channels_last=False)  # its one convolution cuts the patches
         self._call = Compiled(self.transformer) if compile else self.transformer
         embedding = self.transformer.transformer_blocks[0].norm1.emb.class_embedder
         self.null_class = embedding.num_classes

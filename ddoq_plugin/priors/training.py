@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 
 from ..errors import PriorError
+from ..onednn import use_onednn
 from ..progress import track
 from ..seeding import derive_seed, generator
 from .base import pick_device
@@ -144,6 +145,7 @@ def _train_denoiser(
         data.num_classes,
         derive_seed("prior denoiser", seed),
     ).to(device)
+    use_onednn(model)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = _adamw(model, settings.learning_rate, settings.weight_decay)
     scheduler = build_scheduler(settings)

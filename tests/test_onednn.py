@@ -5,12 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ddoq_plugin import onednn
 from ddoq_plugin.evaluation.execution import Running, arranged
-from ddoq_plugin.evaluation.students import linear
 from ddoq_plugin.evaluation.students.build import build_student
-from ddoq_plugin.evaluation.students.linear import MIN_MULTIPLICATIONS, OneDnnLinear, use_onednn
+from ddoq_plugin.onednn import MIN_MULTIPLICATIONS, OneDnnLinear, use_onednn
+from ddoq_plugin.priors.speed import arrange
 
-available = pytest.mark.skipif(linear._product() is None, reason="oneDNN has no AVX-512 product here")
+available = pytest.mark.skipif(onednn._product() is None, reason="oneDNN has no AVX-512 product here")
 
 
 def stream() -> torch.Generator:
@@ -51,33 +52,32 @@ def test_small_products_other_types_and_autocast_take_the_plain_way():
 
 
 @available
-def test_a_student_takes_it_in_eager_float32_only():
-    def kinds(running: Running) -> set[type]:
-        model = arranged(build_student("vit_tiny", 3, 16, seed=0), running)
-        return {type(module) for module in model.modules() if isinstance(module, nn.Linear)}
-
-    assert kinds(Running()) == {OneDnnLinear}
-    assert kinds(Running("bfloat16")) == kinds(Running(compiled=True)) == {nn.Linear}
+def test_students_and_priors_on_a_cpu_have_it():
+    student = arranged(build_student("vit_tiny", 3, 16, seed=0), Running())
+    denoiser = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(3, 3, 1))
+    arrange(denoiser, channels_last=None)
+    for model in (student, denoiser):
+        assert {type(module) for module in model.modules() if isinstance(module, nn.Linear)} == {OneDnnLinear}
 
 
 def test_where_the_operator_is_missing_layers_stay_as_they_are(monkeypatch):
-    linear._product.cache_clear()
+    onednn._product.cache_clear()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     layer = nn.Linear(8, 8)
     use_onednn(layer)
     assert type(layer) is nn.Linear
-    linear._product.cache_clear()
+    onednn._product.cache_clear()
 
 
 def test_an_operator_of_another_form_is_not_used(monkeypatch):
     class Renamed:
         """Stands for a version of PyTorch without the operator."""
 
-    linear._product.cache_clear()
+    onednn._product.cache_clear()
     monkeypatch.setattr(torch.ops, "mkldnn", Renamed())
-    assert linear._product() is None
+    assert onednn._product() is None
     monkeypatch.undo()
-    linear._product.cache_clear()
+    onednn._product.cache_clear()
 
 
 @available
@@ -86,3 +86,12 @@ def test_the_parameters_keep_their_names():
     names = list(layer.state_dict())
     use_onednn(layer)
     assert list(layer.state_dict()) == names
+
+
+@available
+def test_a_compiled_model_keeps_the_plain_product():
+    layer = nn.Linear(96, 64)
+    x = torch.randn(700, 96, generator=stream())
+    expected = layer(x)
+    use_onednn(layer)
+    assert torch.equal(torch.compile(layer, backend="eager", fullgraph=True)(x), expected)

@@ -23,14 +23,21 @@ class OneDnnLinear(nn.Linear):
     """``nn.Linear``; large float32 products on a CPU are oneDNN's."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or not self._gains(x):
+            return F.linear(x, self.weight, self.bias)
+        return _Linear.apply(x, self.weight, self.bias)
+
+    def _gains(self, x: Tensor) -> bool:
         large = x.numel() * self.out_features >= MIN_MULTIPLICATIONS
-        if large and x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
-            return _Linear.apply(x, self.weight, self.bias)
-        return F.linear(x, self.weight, self.bias)
+        plain = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return large and plain and x.device.type == "cpu"
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Turn the linear layers of ``model`` into :class:`OneDnnLinear`, where this machine has the means."""
+    """Turn the linear layers of ``model`` into :class:`OneDnnLinear`, where this machine has the means.
+
+    On other devices, in other formats and compiled they are what they were.
+    """
     if _product() is None:
         return
     for module in model.modules():
