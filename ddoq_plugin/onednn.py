@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-MIN_MULTIPLICATIONS = 3_000_000  # below it the two are equally fast, the call included
+MIN_ROWS, MIN_MULTIPLICATIONS = 256, 3_000_000  # below either the two are equally fast, the call included
 
 
 class OneDnnLinear(nn.Linear):
@@ -28,7 +28,8 @@ class OneDnnLinear(nn.Linear):
         return _Linear.apply(x, self.weight, self.bias)
 
     def _gains(self, x: Tensor) -> bool:
-        large = x.numel() * self.out_features >= MIN_MULTIPLICATIONS
+        many = x.numel() >= MIN_ROWS * self.in_features
+        large = many and x.numel() * self.out_features >= MIN_MULTIPLICATIONS
         plain = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
         return large and plain and x.device.type == "cpu"
 
