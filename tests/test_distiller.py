@@ -183,8 +183,9 @@ def test_nan_latents_name_the_class(data):
         ddoq().distill(DistillContext(data, broken), 3)
 
 
-def test_a_config_without_the_common_settings_is_an_error_where_it_is_written():
+@pytest.mark.parametrize("wrong", [CodebookOptions, {"start": 0}])
+def test_a_config_without_the_common_settings_is_an_error_where_it_is_written(wrong):
     with pytest.raises(DistillError, match="Mine.Config has not the settings of every method"):
 
         class Mine(Distiller):
-            Config = CodebookOptions
+            Config = wrong

@@ -32,7 +32,7 @@ class Distiller(ABC):
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if not issubclass(cls.Config, DistillerConfig):
+        if not (isinstance(cls.Config, type) and issubclass(cls.Config, DistillerConfig)):
             raise DistillError(
                 f"{cls.__name__}.Config has not the settings of every method; derive it from DistillerConfig"
             )

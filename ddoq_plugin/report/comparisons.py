@@ -40,9 +40,8 @@ class Comparison:
 
     @property
     def mark(self) -> str:
-        """The sign for a table: the reference's where it differs, = before it where the differences do not vary."""
-        sign = REFERENCES[self.method]
-        return sign if self.significant else f"={sign}" if self.test.no_variance else ""
+        """The sign for a table: the reference's where a test says that it differs."""
+        return REFERENCES[self.method] if self.significant else ""
 
 
 def compare_with_references(frame: pd.DataFrame, metric: str = "top1") -> list[Comparison]:

@@ -80,7 +80,7 @@ def _cell(record: dict, student: str, usual: int, digits: int, style: str) -> st
     text = f"{mean:.{digits}f}" + ("" if math.isnan(std) else f" {separator} {std:.{digits}f}")
     if style == "latex":
         text = f"$\\mathbf{{{text}}}$" if best else f"${text}$"
-        mark = mark.replace("=", "{=}").replace("†", r"\dagger").replace("‡", r"\ddagger")
+        mark = mark.replace("†", r"\dagger").replace("‡", r"\ddagger")
         mark = f"$^{{{mark}}}$" if mark else ""
     elif best:
         text = f"**{text}**" if style == "markdown" else f"*{text}"

@@ -47,9 +47,9 @@ def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame
         One line per (method, IPC, clusters), full data last (NA there). Columns are (student, statistic) for every
         student and for "mean over students": ``mean`` and ``std`` (percent; the sample standard deviation over seeds),
         ``n`` seeds, ``failed`` trainings, ``best`` (highest mean of its IPC and student), ``mark``: † differs from
-        D4M, ‡ from random selection by a paired t test over seeds at 5 % after Holm's correction over the table; =†
-        and =‡ where the paired differences do not vary. ("note", "") names a line with the very same sets. The mean
-        over students takes the seeds that every student has; it is not tested.
+        D4M, ‡ from random selection by a paired t test over seeds at 5 % after Holm's correction over the table
+        (there is no test where the paired differences do not vary). ("note", "") names a line with the very same sets.
+        The mean over students takes the seeds that every student has; it is not tested.
         ``attrs["heading"]`` and ``attrs["footnotes"]`` are the sentences that belong over and under the table.
 
     Raises:
@@ -115,8 +115,7 @@ def footnotes(
         count = number_of_tests(tested)
         said.append(
             f"{legend}: two-sided paired t test over seeds (same student, same IPC), p < {ALPHA} after Holm's "
-            f"correction over the {count} tests of this table. = before a sign: the paired differences do not vary, no "
-            "test."
+            f"correction over the {count} tests of this table (none where the paired differences do not vary)."
         )
     said += _detectable(tested)
     if same:  # the column "note" names them

@@ -80,6 +80,7 @@ def sweep(
                 run.make_all(stages)
             if missing or not (run.folder / "meta.json").exists():  # it describes where the rows were made
                 run.write_meta()
+            run.show_sets()
     frame = load_rows(run.folder)
     return SweepResult(run.folder, frame, int((frame["status"] == "failed").sum()))
 
@@ -250,7 +251,23 @@ class _Run:
             **provenance_columns(),
         }
 
-    def link(self, spec: SetSpec, folder: str) -> None:
+    def show_sets(self) -> None:
+        """Link the sets that the store has, and say which ones of finished rows it has no more."""
+        missing = {row.set.title for row in self.missing().values() if row.set is not None}
+        gone = []
+        for title, spec in {spec.title: spec for spec in self.grid.sets}.items():
+            if self.workshop.has_set(spec):
+                self.link(spec, self.workshop.set_folder(spec))
+            elif title not in missing:
+                gone.append(title)
+        if gone:
+            names = ", ".join(gone[:3]) + (f" and {len(gone) - 3} more" if len(gone) > 3 else "")
+            self.say(
+                f"sets no longer in the store, though their rows are finished: {names}; to make one again, remove its "
+                f"rows from {self.row_folder}"
+            )
+
+    def link(self, spec: SetSpec, folder: str | Path) -> None:
         """Show a set of the store under a readable name in the run's folder."""
         link = self.folder / "sets" / spec.title
         target = os.path.relpath(folder, link.parent)

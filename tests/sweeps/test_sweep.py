@@ -36,7 +36,7 @@ def run_cli(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, **options)
 
 
-def test_sweep_makes_every_row_once_and_a_second_run_nothing(small_sweep, tmp_path):
+def test_sweep_makes_every_row_once_and_a_second_run_nothing(small_sweep, tmp_path, capfd):
     resources = {"stages": {"label": {"cpus": 0.9}}}  # so that a crew of its own makes the labels
     result = sweep(small_sweep, progress=False, resources=resources)
     assert result.failed == 0 and len(result.frame) == ROWS
@@ -47,7 +47,19 @@ def test_sweep_makes_every_row_once_and_a_second_run_nothing(small_sweep, tmp_pa
     again = sweep(small_sweep, progress=False)
     assert state_of(again.folder) == before
     check_row_is_what_training_alone_gives(small_sweep, rows)
+    check_lost_links_come_back_and_lost_sets_are_named(small_sweep, result.folder, capfd)
     check_more_seeds_keep_the_rows(small_sweep, before)
+
+
+def check_lost_links_come_back_and_lost_sets_are_named(config, folder, capfd):
+    first, second = sorted((folder / "sets").iterdir())[:2]
+    kept = second.resolve()
+    first.unlink()
+    kept.rename(kept.with_name("elsewhere"))
+    sweep(config, progress=True)
+    kept.with_name("elsewhere").rename(kept)
+    assert first.is_dir()
+    assert f"no longer in the store, though their rows are finished: {second.name};" in capfd.readouterr().err
 
 
 def check_columns(rows, folder):
