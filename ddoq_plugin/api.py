@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,8 @@ def evaluate(
     """Train students on a set (or a folder of images of any method) and return one row a trained student.
 
     ``teacher`` is a student's name or a mapping as in a sweep's YAML. Accuracies are percent: ``top1`` and ``top5`` on
-    the test split, ``val_top1`` on validation. Raises a DDOQError where anything does not fit.
+    the test split, ``val_top1`` on validation. Raises a DDOQError where anything does not fit, and warns where the set
+    says that it was made from another form of the dataset.
     """
     import pandas as pd
 
@@ -102,6 +104,12 @@ def evaluate(
     )
     evaluator.check()
     about = made.provenance
+    if about.get("dataset") == data.name and about.get("dataset_fingerprint") != data.fingerprint:
+        warnings.warn(
+            f"the set was made from another form of {data.name!r} (other files, or other options such as image_size and "
+            "val_fraction): val_top1 may count images that it was made from; give the options that it was made with",
+            stacklevel=2,
+        )
     shared = {
         "kind": "distilled",
         "method": about.get("method"),

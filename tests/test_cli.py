@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -67,9 +68,20 @@ def test_evaluate_in_python_says_what_it_used(tmp_path):
 
     store = tmp_path / "store"
     made = distill("k_medoids", dataset="digits", prior="pixel", ipc=1, store=store, progress=False)
-    frame = evaluate(
-        made, dataset="digits", students="mlp", protocol="soft_stored_short", teacher="mlp", store=store, progress=False
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        frame = evaluate(
+            made,
+            dataset="digits",
+            students="mlp",
+            protocol="soft_stored_short",
+            teacher="mlp",
+            store=store,
+            progress=False,
+        )
+    other = {"name": "digits", "val_fraction": 0.3}
+    with pytest.warns(UserWarning, match="made from another form of 'digits'"):
+        evaluate(made, dataset=other, students="mlp", protocol="hard_short", store=store, progress=False)
     (row,) = frame.to_dict("records")
     assert (row["method"], row["ipc"], row["student"], row["seed"]) == ("k_medoids", 1, "mlp", 0)
     assert row["prior"].startswith("pixel") and 50 < row["teacher_test_top1"] <= 100
