@@ -106,8 +106,8 @@ def evaluate(
     about = made.provenance
     if about.get("dataset") == data.name and about.get("dataset_fingerprint") != data.fingerprint:
         warnings.warn(
-            f"the set was made from another form of {data.name!r} (other files, or other options such as image_size and "
-            "val_fraction): val_top1 may count images that it was made from; give the options that it was made with",
+            f"the set was made from another form of {data.name!r} (other files, or other options such as image_size "
+            "and val_fraction): val_top1 may count images that it was made from; give the options that it was made with",
             stacklevel=2,
         )
     shared = {
