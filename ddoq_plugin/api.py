@@ -107,7 +107,7 @@ def evaluate(
     if about.get("dataset") == data.name and about.get("dataset_fingerprint") != data.fingerprint:
         warnings.warn(
             f"the set was made from another form of {data.name!r} (other files, or other options such as image_size "
-            "and val_fraction): val_top1 may count images that it was made from; give the options that it was made with",
+            "and val_fraction): val_top1 may count images that it was made from; give it its own options",
             stacklevel=2,
         )
     shared = {
