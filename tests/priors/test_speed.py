@@ -7,6 +7,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 
+from ddoq_plugin import onednn
 from ddoq_plugin.errors import PriorError
 from ddoq_plugin.priors import load_prior
 from ddoq_plugin.priors.speed import LARGE, Compiled, arrange
@@ -83,6 +84,12 @@ def test_bfloat16_stays_near_float32(load, latents, class_ids):
 def test_attention_is_torchs_fused_one(load):
     processors = [module.processor for module in denoiser(load()).modules() if hasattr(module, "processor")]
     assert processors and all(isinstance(processor, AttnProcessor2_0) for processor in processors)
+
+
+@pytest.mark.skipif(onednn._product() is None, reason="oneDNN has no AVX-512 product here")
+def test_linear_layers_are_onednns(load):
+    layers = [module for module in denoiser(load()).modules() if isinstance(module, nn.Linear)]
+    assert layers and all(isinstance(layer, onednn.OneDnnLinear) for layer in layers)
 
 
 @pytest.mark.parametrize(("guidance", "branches"), [(3.0, 2), (1.0, 1)])
