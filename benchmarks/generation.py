@@ -28,12 +28,12 @@ from matmul_rate import matmul_rate, timed
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ddoq_plugin.planning.model_cards import byte_tokenizer
 from ddoq_plugin.priors import PUBLISHED, random_pipeline
 from ddoq_plugin.priors.autoencoder import AutoencoderPrior
 from ddoq_plugin.priors.dit import DiTPrior
 from ddoq_plugin.priors.networks import seeded
 from ddoq_plugin.priors.pipelines import freeze
-from ddoq_plugin.priors.published import byte_tokenizer
 from ddoq_plugin.priors.stable_diffusion import wrap_stable_diffusion
 
 STRENGTH, GUIDANCE, STEPS = 0.7, 8.0, 50

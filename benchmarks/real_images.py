@@ -33,7 +33,7 @@ from ddoq_plugin.priors import Prior, load_prior
 from ddoq_plugin.priors.base import pick_device
 from ddoq_plugin.priors.pipelines import pick_dtype
 from ddoq_plugin.registry import PRIORS
-from ddoq_plugin.store import Store, hash_key, hash_tensors
+from ddoq_plugin.store.artifacts import Store, hash_key, hash_tensors
 
 WIDTH, LATENT_CHANNELS, DOWNSAMPLING = 64, 32, 8
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -189,7 +189,7 @@ def psnr(prior: Prior, data: ImageData) -> float:
 
 
 def make_sets(context: DistillContext, options: argparse.Namespace) -> dict[tuple[str, int], DistilledSet]:
-    from ddoq_plugin.sweeps.grid import make_distiller
+    from ddoq_plugin.distiller import make_distiller
 
     sets = {}
     for ipc in options.ipc:

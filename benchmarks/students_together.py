@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
-from ddoq_plugin.evaluation.execution import Running, arranged, keep_freed_memory
 from ddoq_plugin.evaluation.losses import kl_to_teacher
+from ddoq_plugin.evaluation.runtime import Runtime, arranged, keep_freed_memory
 from ddoq_plugin.evaluation.students import build_student
 
 CLASSES, READY = 10, 8  # READY batches take turns
@@ -58,7 +58,7 @@ def main() -> None:
 
 def one(student: str, asked: argparse.Namespace) -> Callable[[int], None]:
     """Return a function that takes steps with one student, as a training of ours does."""
-    model = arranged(build_student(student, CLASSES, asked.size, seed=0).to(asked.device), Running()).train()
+    model = arranged(build_student(student, CLASSES, asked.size, seed=0).to(asked.device), Runtime()).train()
     return steps_of(model, list(model.parameters()), (), asked)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import DatasetConfig, PriorConfig, TeacherConfig, valid
 from .distilled_set import DistilledSet
-from .store import Store
+from .store.artifacts import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,15 +44,15 @@ def distill(
     ``settings`` are the method's own. Latents, codebooks, images and a trained prior are kept in ``store``.
     Raises a DDOQError where anything does not fit, before expensive work.
     """
-    from .distiller import DistillContext
-    from .prior_source import PlannedContext, PriorSource
-    from .sweeps.grid import make_distiller
+    from .distiller import DistillContext, make_distiller
+    from .distiller.dry_run import DryRunContext
+    from .priors.source import PriorSource
 
     distiller = make_distiller(method, settings)
     data, kept = _data(dataset), Store(store)
     data.check(progress=progress)
     prior_config = None if prior is None else valid(PriorConfig, _named(prior), "prior")
-    distiller.check(PlannedContext(data, prior_config), ipc, clusters)
+    distiller.check(DryRunContext(data, prior_config), ipc, clusters)
     loaded = None
     if prior_config is not None:
         source = PriorSource(prior_config, data, kept, device, progress=progress)
@@ -83,9 +83,9 @@ def evaluate(
     import pandas as pd
 
     from .evaluation import load_protocol
-    from .evaluator import Evaluator
+    from .evaluation.evaluator import Evaluator
     from .priors.base import pick_device
-    from .provenance import provenance_columns
+    from .store.provenance import provenance_columns
 
     data = _data(dataset)
     names = [students] if isinstance(students, str) else list(students)

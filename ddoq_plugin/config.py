@@ -259,9 +259,7 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
     content[last] = value
 
 
-def _complaint(
-    problem: ValidationError, path: Path | str, node: yaml.Node | None, model: type[BaseModel]
-) -> str:
+def _complaint(problem: ValidationError, path: Path | str, node: yaml.Node | None, model: type[BaseModel]) -> str:
     first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")  # a misspelling comes first
     internal = ("function-", "list[", "constrained-", "literal[")  # pydantic's own steps on the way to the value
     location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))]

@@ -23,8 +23,8 @@ from .seeding import derive_seed
 if TYPE_CHECKING:
     import torch
 
-    from .allocation import Allocation
     from .distilled_set import DistilledSet
+    from .quantization.allocation import Allocation
 
 
 class DDOQConfig(CodebookOptions, DistillerConfig):
@@ -91,9 +91,7 @@ class DDOQ(Distiller):
         if self.config.strength > 0 and not context.can_denoise:
             raise DistillError(f"the prior cannot denoise; set strength: 0 for {self.label()!r} or use a diffusion one")
 
-    def distill(
-        self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
-    ) -> DistilledSet:
+    def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         import torch
 
         self.check(context, ipc, clusters)
@@ -153,7 +151,7 @@ class DDOQ(Distiller):
 
     def allocate(self, context: DistillContext, class_id: int, ipc: int, clusters: int, seed: int) -> Allocation:
         """Return the class's points, their masses and the number of images of each."""
-        from .allocation import allocate
+        from .quantization.allocation import allocate
 
         options = self.codebook_options()
         if ipc == 1 and self.requantise_by_mass and options.clustering == "lloyd":
@@ -181,7 +179,7 @@ class DDOQ(Distiller):
         """Return the latents ``[m, *latent shape]`` that the points stand for in the prior's space."""
         if self.config.space != "pixel":
             return allocation.points.reshape(-1, *context.prior.latent_shape)
-        from .allocation import nearest_samples
+        from .quantization.allocation import nearest_samples
 
         latents = context.latents(class_id, self.codebook_options())
         # a codebook of pixels has no latents of its own: the latent of the real image nearest to each point stands in
@@ -206,4 +204,3 @@ class DDOQ(Distiller):
             "w2_uniform": context.w2(class_id, allocation.points, options),
             "effective_sample_size": effective_sample_size(weights),
         }
-

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, nearest
 from .registry import source_hash
-from .store import Store, hash_tensors, link_files, write_atomic
-from .tensor_files import empty_tensor, read_tensors, write_tensors
+from .store.artifacts import Store, hash_tensors, link_files, write_atomic
+from .store.tensor_files import empty_tensor, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch

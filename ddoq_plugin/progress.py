@@ -16,9 +16,7 @@ def bar(total: int | None, description: str, *, show: bool = True, initial: int 
     return tqdm(total=total, initial=initial, desc=description, disable=None if show else True, leave=False, delay=1.0)
 
 
-def track(
-    iterable: Iterable[T], description: str, total: int | None = None, *, show: bool = True
-) -> Iterator[T]:
+def track(iterable: Iterable[T], description: str, total: int | None = None, *, show: bool = True) -> Iterator[T]:
     """Yield from ``iterable`` under a bar."""
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)  # type: ignore[arg-type]

@@ -135,9 +135,7 @@ class Registry:
             return entry
         read = {flag: getattr(entry.target, flag) for flag in self.flag_names if hasattr(entry.target, flag)}
         document = (entry.target.__doc__ or "").strip().splitlines()
-        return replace(
-            entry, flags={**read, **entry.flags}, summary=entry.summary or (document[0] if document else "")
-        )
+        return replace(entry, flags={**read, **entry.flags}, summary=entry.summary or (document[0] if document else ""))
 
     def _remove(self, names: set[str]) -> None:
         for name in names:

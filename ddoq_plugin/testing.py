@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .distilled_set import DistilledSet
     from .distiller import DistillContext, Distiller
     from .priors import Prior
-    from .store import Store
+    from .store.artifacts import Store
 
 IMAGES_PER_CLASS = 8
 IPC = 3
@@ -44,7 +44,7 @@ class Subject:
     plugin: str | None = None
 
     def make(self, **more: Any) -> Distiller:
-        from .sweeps.grid import make_distiller
+        from .distiller import make_distiller
 
         if self.plugin is not None:
             load_plugin(self.plugin)
@@ -133,7 +133,7 @@ def check_prepared(subject: Subject) -> None:
     Only where the method prepares anything.
     """
     from .distiller import Distiller
-    from .store import Store
+    from .store.artifacts import Store
 
     if type(subject.make()).prepare is Distiller.prepare:
         return

@@ -10,7 +10,7 @@ from ddoq_plugin import DistillContext
 from ddoq_plugin.ddoq import DDOQ
 from ddoq_plugin.distiller import CodebookOptions
 from ddoq_plugin.errors import ConfigError, PriorError
-from ddoq_plugin.store import Store
+from ddoq_plugin.store.artifacts import Store
 from ddoq_plugin.testing import small_context
 
 FAST = {"steps": 4, "guidance_scale": 2.0}

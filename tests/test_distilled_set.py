@@ -12,7 +12,7 @@ from PIL import Image
 from ddoq_plugin import DistilledSet
 from ddoq_plugin.distilled_set import to_uint8
 from ddoq_plugin.errors import DataError
-from ddoq_plugin.tensor_files import write_tensors
+from ddoq_plugin.store.tensor_files import write_tensors
 
 NAMES = ("cat", "tench, Tinca tinca")
 
@@ -173,7 +173,7 @@ def test_verified_files_are_not_read_again_for_the_hash(tmp_path, monkeypatch):
 def test_many_images_of_another_method_lie_in_a_file(tmp_path, monkeypatch):
     write_images(tmp_path, ["cat", "dog"])
     expected = DistilledSet.load(tmp_path)
-    monkeypatch.setattr("ddoq_plugin.tensor_files.IN_MEMORY", 0)
+    monkeypatch.setattr("ddoq_plugin.store.tensor_files.IN_MEMORY", 0)
     assert DistilledSet.load(tmp_path).hash == expected.hash
 
 

@@ -10,7 +10,7 @@ from ddoq_plugin import DistillContext, load_data, load_prior
 from ddoq_plugin.ddoq import DDOQ
 from ddoq_plugin.distiller import CodebookOptions, Distiller
 from ddoq_plugin.errors import ConfigError, DistillError
-from ddoq_plugin.store import Store
+from ddoq_plugin.store.artifacts import Store
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_plugin_file_registers_once_and_a_broken_one_leaves_nothing(tmp_path):
 
 def test_source_hash_tells_modules_apart():
     assert source_hash("ddoq_plugin.ddoq") == source_hash("ddoq_plugin.ddoq")
-    assert source_hash("ddoq_plugin.ddoq") != source_hash("ddoq_plugin.allocation")
+    assert source_hash("ddoq_plugin.ddoq") != source_hash("ddoq_plugin.quantization.allocation")
 
 
 def test_light_imports_stay_light():

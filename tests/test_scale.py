@@ -21,7 +21,7 @@ from ddoq_plugin.ddoq import DDOQ
 from ddoq_plugin.distiller import CodebookOptions, encoding
 from ddoq_plugin.distiller.generation import class_groups
 from ddoq_plugin.errors import DistillError
-from ddoq_plugin.store import Store
+from ddoq_plugin.store.artifacts import Store
 from ddoq_plugin.testing import small_context, untrained_prior
 
 FAST = {"steps": 4, "guidance_scale": 2.0, "strength": 0.5}
@@ -110,7 +110,7 @@ def test_an_interrupted_generation_keeps_the_finished_groups(data, prior, tmp_pa
 
 
 def test_a_set_of_many_groups_lies_in_a_file_and_is_the_same(data, tmp_path, monkeypatch):
-    from ddoq_plugin import tensor_files
+    from ddoq_plugin.store import tensor_files
 
     prior = load_prior("pixel", image_size=16)
     expected = DDOQ(strength=0.0).distill(grouped(data, prior), IPC).hash
@@ -253,7 +253,7 @@ import dataclasses, sys
 import torch
 from ddoq_plugin import DistillContext, load_data, load_prior
 from ddoq_plugin.data.base import ArraySplit
-from ddoq_plugin.metering import measure, process_memory_mb
+from ddoq_plugin.store.metering import measure, process_memory_mb
 from ddoq_plugin.store import Store
 
 count, size = int(sys.argv[2]), 64

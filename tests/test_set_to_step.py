@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from ddoq_plugin import DistillContext, DistilledSet, load_data, load_prior
 from ddoq_plugin.ddoq import DDOQ
 from ddoq_plugin.evaluation import build_student, train_student
+from ddoq_plugin.evaluation.batches import BatchPlan
+from ddoq_plugin.evaluation.evaluator import Evaluator
 from ddoq_plugin.evaluation.inputs import Normaliser
-from ddoq_plugin.evaluation.plan import BatchPlan
 from ddoq_plugin.evaluation.protocol import Protocol
-from ddoq_plugin.evaluator import Evaluator
 from ddoq_plugin.seeding import derive_seed
-from ddoq_plugin.store import Store
+from ddoq_plugin.store.artifacts import Store
 
 IPC, RATE, SEED = 6, 0.1, 3
 

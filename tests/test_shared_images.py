@@ -15,7 +15,7 @@ import torch
 from torchvision.datasets import ImageFolder
 
 from ddoq_plugin import DistilledSet
-from ddoq_plugin.store import Store
+from ddoq_plugin.store.artifacts import Store
 
 NAMES = ("cat", "dog")
 
@@ -163,7 +163,7 @@ def test_killed_in_between_it_goes_on(tmp_path, dies_in, after, pictures_left):
 
 
 def test_a_set_larger_than_memory_is_shared_too(tmp_path, monkeypatch):
-    from ddoq_plugin import tensor_files
+    from ddoq_plugin.store import tensor_files
 
     monkeypatch.setattr(tensor_files, "IN_MEMORY", 0)
     images = tensor_files.empty_tensor((6, 3, 32, 32), torch.uint8, tmp_path / "scratch")

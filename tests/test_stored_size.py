@@ -16,8 +16,8 @@ from ddoq_plugin.ddoq import DDOQ
 from ddoq_plugin.distiller.generation import at_size
 from ddoq_plugin.errors import ConfigError, DistillError
 from ddoq_plugin.evaluation import load_protocol
-from ddoq_plugin.evaluator import Evaluator
-from ddoq_plugin.store import Store
+from ddoq_plugin.evaluation.evaluator import Evaluator
+from ddoq_plugin.store.artifacts import Store
 from ddoq_plugin.testing import small_context
 
 FAST = {"steps": 4, "guidance_scale": 2.0, "strength": 0.5}
@@ -141,8 +141,8 @@ def test_weightings_share_small_images_and_a_store_changes_no_bit(data, tmp_path
 
 
 def test_a_set_larger_than_memory_is_resized_in_parts(data, tmp_path, monkeypatch):
-    from ddoq_plugin import tensor_files
     from ddoq_plugin.distiller import context as module
+    from ddoq_plugin.store import tensor_files
 
     expected = RandomSelection(stored_size=8).distill(DistillContext(data), IPC).hash
     monkeypatch.setattr(tensor_files, "IN_MEMORY", 0)

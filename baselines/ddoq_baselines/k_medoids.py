@@ -35,12 +35,10 @@ class KMedoids(Distiller):
             context.codebook(class_id, clusters or ipc, seed, options)
             context.encode(class_id, options.measured())
 
-    def distill(
-        self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
-    ) -> DistilledSet:
+    def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         import torch
 
-        from ddoq_plugin.allocation import allocate, nearest_samples
+        from ddoq_plugin.quantization.allocation import allocate, nearest_samples
 
         self.check(context, ipc, clusters)
         clusters, options = clusters or ipc, self.codebook_options()
@@ -57,4 +55,3 @@ class KMedoids(Distiller):
         labels = torch.arange(context.num_classes).repeat_interleave(ipc)
         stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": options.space}
         return context.finish(self, images, labels, ipc=ipc, clusters=clusters, seed=seed, stats=stats)
-

@@ -24,9 +24,7 @@ class RandomSelection(Distiller):
         for class_id in context.check_group(classes, ipc):
             context.encode(class_id)  # W2 is measured in the latents
 
-    def distill(
-        self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
-    ) -> DistilledSet:
+    def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         import torch
 
         self.check(context, ipc, None)

@@ -21,7 +21,7 @@ from __future__ import annotations
 from .context import DistillContext
 from .encoding import ENCODE_SHARD
 from .generation import GENERATION_GROUP
-from .method import Distiller
+from .method import Distiller, make_distiller
 from .options import CodebookOptions, DistillerConfig, explain
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "Distiller",
     "DistillerConfig",
     "explain",
+    "make_distiller",
 ]

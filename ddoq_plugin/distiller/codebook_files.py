@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..tensor_files import read_tensors, write_tensors
+from ..store.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from ..quantization import Codebook

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..cost import Cost
 from ..errors import DistillError
-from ..metering import measure
 from ..progress import bar
 from ..registry import source_hash
-from ..store import Store, cost_of, hash_key
-from ..tensor_files import empty_tensor, read_tensors
+from ..store.artifacts import Store, cost_of, hash_key
+from ..store.cost import Cost
+from ..store.metering import measure
+from ..store.tensor_files import empty_tensor, read_tensors
 from .codebook_files import load_codebook, save_codebook
 from .encoding import ClassEncoder, scaled_pixels
 from .generation import FILE, GENERATION_GROUP, Generation, at_size, class_groups

@@ -14,12 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cost import Cost
 from ..errors import DistillError
-from ..metering import measure
 from ..registry import source_hash
 from ..seeding import derive_seed
-from ..tensor_files import Stream, read_metadata, read_tensors, write_tensors
+from ..store.cost import Cost
+from ..store.metering import measure
+from ..store.tensor_files import Stream, read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch

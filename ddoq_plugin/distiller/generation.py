@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cost import Cost
-from ..metering import measure
 from ..progress import bar
 from ..registry import source_hash
-from ..store import hash_key, hash_tensors
-from ..tensor_files import Stream, write_tensors
+from ..store.artifacts import hash_key, hash_tensors
+from ..store.cost import Cost
+from ..store.metering import measure
+from ..store.tensor_files import Stream, write_tensors
 
 if TYPE_CHECKING:
     import torch

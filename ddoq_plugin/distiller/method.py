@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import ValidationError
 
 from ..errors import ConfigError, DistillError
+from ..registry import DISTILLERS
 from .options import CodebookOptions, DistillerConfig, explain
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ class Distiller(ABC):
             raise ConfigError(f"{type(self).__name__}: {explain(problem, self.Config)}") from None
 
     @abstractmethod
-    def distill(
-        self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0
-    ) -> DistilledSet:
+    def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         """Return a set of ``ipc`` images a class.
 
         ``clusters`` is K, the codebook's size (None: ``ipc``); a method without clusters ignores it. The same
@@ -90,3 +89,13 @@ class Distiller(ABC):
         if not self.makes_images and ipc > needed:
             needed, what = ipc, "images"
         context.check_class_sizes(needed, what, self.label())
+
+
+def make_distiller(name: str, settings: dict[str, Any]) -> Distiller:
+    """Return the registered method ``name`` with its settings; ConfigError or UnknownNameError where they are wrong."""
+    found = DISTILLERS.load(name)
+    if not (isinstance(found, type) and issubclass(found, Distiller)):
+        raise ConfigError(f"the distiller {name!r} is {found!r}; register a subclass of ddoq_plugin.Distiller")
+    method = found(**settings)
+    method.name = name  # type: ignore[misc]  # an instance attribute over the class's default
+    return method

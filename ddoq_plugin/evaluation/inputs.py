@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from ..data.base import ImageData, Split
 from .augment import affine_maps, cut, is_identity
+from .batches import Page
 from .mixing import apply_mix
-from .plan import Page
 from .protocol import Augmentation, Mixing
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -102,7 +102,7 @@ class StudentNumbers(_Part):
 
 
 class Execution(_Part):
-    """How the same mathematics is run; see :func:`~ddoq_plugin.evaluation.execution.resolve` for ``auto``."""
+    """How the same mathematics is run; see :func:`~ddoq_plugin.evaluation.runtime.resolve` for ``auto``."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"

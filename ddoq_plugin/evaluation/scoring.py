@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from ..data.base import Split
-from .execution import Running, forward
+from .eval_cache import cropped_batches
 from .inputs import Normaliser
 from .protocol import Scoring
-from .scored_images import cropped_batches
+from .runtime import Runtime, forward
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ def score(
     normaliser: Normaliser,
     image_size: int,
     scoring: Scoring,
-    running: Running | None = None,
+    running: Runtime | None = None,
     device: str | torch.device = "cpu",
 ) -> Scores:
     """Return the accuracy of ``model`` (in eval mode for the time) on ``split``."""
-    was_training, running = model.training, running or Running()
+    was_training, running = model.training, running or Runtime()
     model.eval()
     hits1 = hits5 = torch.zeros((), dtype=torch.int64, device=device)
     for images, labels in cropped_batches(split, scoring, image_size):

@@ -19,14 +19,14 @@ from torch import Tensor
 from ..errors import EvaluationError
 from ..progress import bar
 from ..seeding import derive_seed
-from ..store import hash_tensors
+from ..store.artifacts import hash_tensors
 from .augment import CropParams
-from .execution import keep_freed_memory
+from .batches import PAGE_STEPS, BatchPlan, Page
 from .inputs import Inputs, source_size
 from .mixing import MixParams
-from .plan import PAGE_STEPS, BatchPlan, Page
 from .protocol import Protocol
 from .pruning import prune, restore
+from .runtime import keep_freed_memory
 from .teachers import Teacher
 
 CARD = "bank.json"

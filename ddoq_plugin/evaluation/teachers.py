@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ..data.base import ImageData
 from ..errors import EvaluationError
-from ..store import hash_key, hash_tensors
-from .execution import Running, arranged, forward, resolve
+from ..store.artifacts import hash_key, hash_tensors
 from .inputs import Normaliser
 from .protocol import Execution, Protocol, Scoring
+from .runtime import Runtime, arranged, forward, resolve
 from .scoring import score
 from .students.build import build_student
 
@@ -56,7 +56,7 @@ class Teacher:
         return len(self.class_names)
 
     @property
-    def running(self) -> Running:
+    def running(self) -> Runtime:
         """How it is run: labels are what every training builds on, so in float32."""
         return resolve(Execution(precision="float32"), self.name, self.device)
 

@@ -20,12 +20,12 @@ from ..data.base import ImageData, Split
 from ..errors import EvaluationError
 from ..progress import bar
 from ..seeding import derive_seed
-from .execution import Running, arranged, called, forward, keep_freed_memory, resolve
+from .batches import PAGE_STEPS, BatchPlan, Page
 from .inputs import Inputs, Normaliser, PageBatches, source_size
 from .losses import Targets, batch_losses, mix_weights, weighted_loss
 from .optimisers import make_optimizer, set_learning_rate
-from .plan import PAGE_STEPS, BatchPlan, Page
 from .protocol import Protocol, TrainingNumbers
+from .runtime import Runtime, arranged, called, forward, keep_freed_memory, resolve
 from .schedules import learning_rates
 from .scoring import score
 from .soft_labels import SoftLabelBank
@@ -88,7 +88,7 @@ class StudentResult:
     steps: int
     train_images_per_second: float
     peak_memory_bytes: int
-    running: Running
+    running: Runtime
     model: nn.Module
 
 
@@ -174,7 +174,7 @@ class _Run:
         numbers: TrainingNumbers,
         teacher: Teacher | None,
         targets: Targets,
-        running: Running,
+        running: Runtime,
         name: str,
     ) -> None:
         self.model, self.inputs, self.source, self.protocol, self.numbers = model, inputs, source, protocol, numbers

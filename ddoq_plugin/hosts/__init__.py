@@ -12,7 +12,7 @@ _HOME = {
     "HostSettings": "settings",
     "host_settings": "settings",
     "export_set": "exports",
-    "own_scores": "own",
+    "own_scores": "own_evaluator",
 }
 __all__ = list(_HOME)
 

@@ -96,7 +96,7 @@ def _score(
             frame = score_with_ddranking(sets, dataset, metric=metric, student=student, **shared)
             rows += frame.to_dict("records")
     if evaluator != "ddranking":
-        from .own import own_scores
+        from .own_evaluator import own_scores
 
         if isinstance(dataset, HostData):
             raise EvaluationError("our own evaluation needs a dataset of this package; drop the prefix ddranking:")

@@ -20,9 +20,9 @@ import pandas as pd
 from ..errors import EvaluationError
 from ..evaluation.protocol import by_ipc
 from ..progress import bar
-from ..provenance import provenance_columns
-from ..report.host_scores import score_columns
-from ..store import Store, hash_key
+from ..report.robust_scores import score_columns
+from ..store.artifacts import Store, hash_key
+from ..store.provenance import provenance_columns
 from .exports import HostData, check_set, export_data, stored_set
 from .networks import PREFIX, host_student, split_name, stored_teacher, write_checkpoint
 from .patches import KNOWN_VERSION, check_host, patched_host

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..data.transforms import resize_images
 from ..errors import DataError, EvaluationError
 from ..evaluation.inputs import IMAGENET_MEAN, IMAGENET_STD, Normaliser
-from ..store import Store, hash_tensors
+from ..store.artifacts import Store, hash_tensors
 
 if TYPE_CHECKING:
     from ..data import ImageData

@@ -17,7 +17,7 @@ from ..evaluation import Teacher, train_teacher
 from ..evaluation.students.build import build_student
 from ..registry import source_hash
 from ..seeding import derive_seed
-from ..store import Store
+from ..store.artifacts import Store
 from .patches import check_host
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from ..config import SweepConfig
 from ..distiller import CodebookOptions
 from ..distiller.encoding import ClassEncoder
 from ..registry import source_hash
-from ..store import MANIFEST
+from ..store.artifacts import MANIFEST
 from ..sweeps.grid import Grid, row_key, set_key
-from ..sweeps.known import PriorFacts
 from ..sweeps.rows import read_row
-from ..sweeps.workshop import Workshop
-from .work import Codebooks, Crop
+from ..sweeps.session import SweepSession
+from ..sweeps.shared import PriorFacts
+from .workload import Codebooks, Crop
 
 if TYPE_CHECKING:
     from ..data import ImageData
@@ -51,62 +51,62 @@ def look_up(
     """Return what is finished of a config; nothing where its dataset is only assumed or nothing was ever stored."""
     if data is None or not (config.store_folder.is_dir() or (config.output_folder / "rows").is_dir()):
         return Done()
-    shop = Workshop(config, data=data)
-    teacher = shop.evaluator.teacher_key
-    prior = _prior(shop)
+    session = SweepSession(config, data=data)
+    teacher = session.evaluator.teacher_key
+    prior = _prior(session)
     of_prior = config.prior is None or prior is not None
     return Done(
-        checked=data.num_classes - len(shop.unchecked()),
+        checked=data.num_classes - len(session.unchecked()),
         prior=of_prior,
-        teacher=teacher is not None and _stored(shop, "teachers", teacher),
-        latents={n: _latents(shop, prior, options) for n, options in enumerate(spaces)} if of_prior else {},
-        codebooks={n: _codebooks(shop, prior, kind) for n, kind in enumerate(books)} if of_prior else {},
-        sets=frozenset(s.title for s in grid.sets if _stored(shop, "sets", set_key(s, shop.context_key))),
-        rows=frozenset(number for number, row in enumerate(grid.rows) if _is_row(shop, row)),
-        crops=frozenset(crop for crop in crops if _kept(shop, crop)),
+        teacher=teacher is not None and _stored(session, "teachers", teacher),
+        latents={n: _latents(session, prior, options) for n, options in enumerate(spaces)} if of_prior else {},
+        codebooks={n: _codebooks(session, prior, kind) for n, kind in enumerate(books)} if of_prior else {},
+        sets=frozenset(s.title for s in grid.sets if _stored(session, "sets", set_key(s, session.context_key))),
+        rows=frozenset(number for number, row in enumerate(grid.rows) if _is_row(session, row)),
+        crops=frozenset(crop for crop in crops if _kept(session, crop)),
         prior_fingerprint=None if prior is None else prior.fingerprint,
     )
 
 
-def _prior(shop: Workshop) -> PriorFacts | None:
+def _prior(session: SweepSession) -> PriorFacts | None:
     """Return what latents depend on; None where there is no prior yet."""
-    if shop.config.prior is None:
+    if session.config.prior is None:
         return None
-    if shop.config.prior.train is None:
-        return shop.prior_facts
-    if not _stored(shop, "priors", shop.prior_source.key):
+    if session.config.prior.train is None:
+        return session.prior_facts
+    if not _stored(session, "priors", session.prior_source.key):
         return None
-    return PriorFacts.of(shop.prior_source.load())
+    return PriorFacts.of(session.prior_source.load())
 
 
-def _latents(shop: Workshop, prior: Any, options: CodebookOptions) -> int:
-    keys = (ClassEncoder(shop.data, prior, number, options).key for number in range(shop.data.num_classes))
-    return sum(_stored(shop, "latents", key) for key in keys)
+def _latents(session: SweepSession, prior: Any, options: CodebookOptions) -> int:
+    keys = (ClassEncoder(session.data, prior, number, options).key for number in range(session.data.num_classes))
+    return sum(_stored(session, "latents", key) for key in keys)
 
 
-def _codebooks(shop: Workshop, prior: Any, kind: Codebooks) -> int:
+def _codebooks(session: SweepSession, prior: Any, kind: Codebooks) -> int:
     code = [source_hash("ddoq_plugin.quantization"), source_hash("ddoq_plugin.distiller")]
     found = 0
-    for number in range(shop.data.num_classes):
-        shared = {"latents": ClassEncoder(shop.data, prior, number, kind.options).key, "code": code}
+    for number in range(session.data.num_classes):
+        shared = {"latents": ClassEncoder(session.data, prior, number, kind.options).key, "code": code}
         shared["options"] = kind.options.model_dump()
         pairs = [(k, seed) for k in kind.clusters for seed in kind.seeds]
-        found += sum(_stored(shop, "codebooks", shared | {"clusters": k, "seed": seed}) for k, seed in pairs)
+        found += sum(_stored(session, "codebooks", shared | {"clusters": k, "seed": seed}) for k, seed in pairs)
     return found
 
 
-def _kept(shop: Workshop, crop: Crop) -> bool:
+def _kept(session: SweepSession, crop: Crop) -> bool:
     """Return whether the images to score are kept; arrays are nowhere."""
-    from ..evaluation.scored_images import KIND, ScoredSplit
+    from ..evaluation.eval_cache import KIND, CachedSplit
 
-    parts = (shop.evaluator.data.val, shop.evaluator.data.test)
-    return all(isinstance(part, ScoredSplit) and _stored(shop, KIND, part.key(*crop)) for part in parts)
-
-
-def _stored(shop: Workshop, kind: str, key: dict[str, Any]) -> bool:
-    return (shop.store.path(kind, key) / MANIFEST).is_file()
+    parts = (session.evaluator.data.val, session.evaluator.data.test)
+    return all(isinstance(part, CachedSplit) and _stored(session, KIND, part.key(*crop)) for part in parts)
 
 
-def _is_row(shop: Workshop, row: Any) -> bool:
-    key, folder = row_key(row, shop.context_key, shop.evaluator.key), shop.config.output_folder / "rows"
+def _stored(session: SweepSession, kind: str, key: dict[str, Any]) -> bool:
+    return (session.store.path(kind, key) / MANIFEST).is_file()
+
+
+def _is_row(session: SweepSession, row: Any) -> bool:
+    key, folder = row_key(row, session.context_key, session.evaluator.key), session.config.output_folder / "rows"
     return any((read_row(place, key) or {}).get("status") == "done" for place in (folder, folder / "other"))

@@ -13,7 +13,7 @@ from .measured import Measured
 from .model_facts import PriorFacts, StudentFacts, student_facts, student_precision
 from .rates import Hardware, Precision, load_rates
 from .stages import RESOURCES_OF, Clock, Stage
-from .work import Bank, Codebooks, Crop, ImageSet, Training, crop_of, stored_side, teacher_crop
+from .workload import Bank, Codebooks, Crop, ImageSet, Training, crop_of, stored_side, teacher_crop
 
 if TYPE_CHECKING:
     from ..distiller import CodebookOptions

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SweepConfig
-from ..store import MANIFEST
+from ..store.artifacts import MANIFEST
 from .rates import device_name
 
 MANIFESTS_READ = 200  # of each kind: enough for a rate
@@ -63,7 +63,6 @@ class Measured:
             if row.get(f"images_per_second_{column}") and device_name(row.get(f"device_{column}")) == self.device
         ]
         return statistics.median(found) if found else None
-
 
     def _of_artifacts(self, kind: str, wanted: dict[str, Any]) -> float | None:
         """Return images over seconds of all stored artifacts of a kind whose key says what is wanted."""

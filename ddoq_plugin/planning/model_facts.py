@@ -66,7 +66,7 @@ def student_facts(name: str, classes: int, image_size: int) -> StudentFacts:
 
 def student_precision(execution: Execution, student: str, *, gpu: bool) -> Precision:
     """Return the number format of a student's products; every GPU with stated rates multiplies bfloat16 natively."""
-    from ..evaluation.execution import resolve
+    from ..evaluation.runtime import resolve
     from ..evaluation.students.build import flag_of
 
     if not gpu or execution.precision != "auto":
@@ -79,7 +79,7 @@ def student_precision(execution: Execution, student: str, *, gpu: bool) -> Preci
 def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gpu: bool) -> PriorFacts:
     """Return what a config's prior costs for a dataset of this image size.
 
-    A published prior's numbers are those of :mod:`ddoq_plugin.priors.published`; a recipe's and an unknown folder's are
+    A published prior's numbers are those of :mod:`.model_cards`; a recipe's and an unknown folder's are
     counted from their configurations; "pixel" and no prior cost nothing, their latents are the pixels. DDOQError for a
     prior of another kind, of which nothing can be known without loading it.
     """
@@ -166,7 +166,7 @@ def _kept_bytes(model: torch.nn.Module, images: torch.Tensor) -> int:
 
 
 def _of_published(name: str, config: PriorConfig, dtype: str, precision: Precision) -> PriorFacts:
-    from ..priors.published import PUBLISHED
+    from .model_cards import PUBLISHED
 
     facts = PUBLISHED[name]
     size = config.options().get("image_size") or facts.image_size

@@ -17,7 +17,7 @@ from .measured import Measured
 from .model_facts import prior_facts, published_name
 from .rates import Hardware, pick_hardware
 from .stages import Stage
-from .work import banks, codebooks, crop_of, encodings, image_sets, teacher_crop, trainings
+from .workload import banks, codebooks, crop_of, encodings, image_sets, teacher_crop, trainings
 
 
 @dataclass(frozen=True)

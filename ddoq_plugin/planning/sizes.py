@@ -69,8 +69,11 @@ def encode_memory(prior: PriorFacts, image_size: int, *, gpu: bool) -> int:
 def quantise_memory(prior: PriorFacts, samples: int, clusters: int) -> int:
     """A class's latents as read and as centred floats, its matrix of inner products, and codebooks."""
     gram = min(samples**2 * FLOAT64, GRAM_LIMIT)
-    return process() + samples * prior.dimension * (FLOAT16 + 2 * FLOAT32) + 2 * gram + (
-        2 * clusters * prior.dimension * FLOAT64
+    return (
+        process()
+        + samples * prior.dimension * (FLOAT16 + 2 * FLOAT32)
+        + 2 * gram
+        + (2 * clusters * prior.dimension * FLOAT64)
     )
 
 

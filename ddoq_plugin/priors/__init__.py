@@ -14,10 +14,6 @@ from ..registry import Entry
 if TYPE_CHECKING:
     from .base import Prior as Prior
     from .loading import load_prior as load_prior
-    from .published import PUBLISHED as PUBLISHED
-    from .published import PublishedPrior as PublishedPrior
-    from .published import random_pipeline as random_pipeline
-    from .published import random_prior as random_prior
     from .recipe import PriorRecipe as PriorRecipe
     from .recipe import load_recipe as load_recipe
     from .recipe import recipe_names as recipe_names
@@ -54,10 +50,6 @@ _PUBLIC = {
     "Prior": "base",
     "load_prior": "loading",
     "train_prior": "training",
-    "PUBLISHED": "published",
-    "PublishedPrior": "published",
-    "random_pipeline": "published",
-    "random_prior": "published",
     "PriorRecipe": "recipe",
     "load_recipe": "recipe",
     "recipe_names": "recipe",

@@ -157,9 +157,7 @@ def load_autoencoder(
         raise PriorError(f"the auto-encoder {folder} does not say for which size it was made: give image_size")
     if image_size < factor or image_size % factor:
         raise PriorError(f"image_size is {image_size}: this auto-encoder takes a multiple of {factor} pixels")
-    prior = AutoencoderPrior(
-        vae, image_size // factor, device, batch_size, channels_last=channels_last, tiling=tiling
-    )
+    prior = AutoencoderPrior(vae, image_size // factor, device, batch_size, channels_last=channels_last, tiling=tiling)
     options = {"image_size": image_size, "dtype": dtype} | ({"tiling": True} if tiling else {})
     prior.fingerprint = fingerprint(folder, {".": True}, options)
     return prior

@@ -120,9 +120,7 @@ def load_pipeline(
     return freeze(loaded, dtype, device)
 
 
-def load_part(
-    kind: type[ModelMixin], folder: Path, dtype: torch.dtype, device: torch.device
-) -> ModelMixin:
+def load_part(kind: type[ModelMixin], folder: Path, dtype: torch.dtype, device: torch.device) -> ModelMixin:
     """Load one network from its own folder, as :func:`load_pipeline` does a pipeline's."""
     if not weight_files(folder):
         raise PriorError(f"the folder {folder} has no weights (*.safetensors, or *.bin): download it whole")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..onednn import use_onednn
+from ..compute.onednn import use_onednn
 from .batching import is_out_of_memory
 
 LARGE = 10_000_000

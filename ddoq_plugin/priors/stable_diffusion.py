@@ -134,9 +134,7 @@ def load_stable_diffusion(
     }
     identity = fingerprint(folder, _COMPONENTS, options | ({"tiling": True} if tiling else {}))
     unused = dict.fromkeys(_UNUSED)
-    pipeline = load_pipeline(
-        StableDiffusionPipeline, folder, dtype, device, requires_safety_checker=False, **unused
-    )
+    pipeline = load_pipeline(StableDiffusionPipeline, folder, dtype, device, requires_safety_checker=False, **unused)
     del options["dtype"]
     speed = {"channels_last": channels_last, "tiling": tiling, "compile": compile}
     return wrap_stable_diffusion(pipeline, identity, device, batch_size, **options, **speed)

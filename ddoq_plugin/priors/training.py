@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 
+from ..compute.onednn import use_onednn
 from ..errors import PriorError
-from ..onednn import use_onednn
 from ..progress import track
 from ..seeding import derive_seed, generator
 from .base import pick_device
@@ -71,9 +71,7 @@ def train_prior(
     moments = _encode_moments(vae, data.train, device, progress)
     moments = _standardise(vae, moments)
     psnr = _psnr(vae, data.val, device)
-    denoiser, denoiser_seconds = _train_denoiser(
-        data, moments, latent_size, recipe, seed, device, checkpoint, options
-    )
+    denoiser, denoiser_seconds = _train_denoiser(data, moments, latent_size, recipe, seed, device, checkpoint, options)
     report = {
         **call,
         "psnr_val_db": psnr,
@@ -105,9 +103,7 @@ def _train_autoencoder(
         noise = generator("prior autoencoder noise", seed, t, device=str(device))
         with _autocast(device):
             posterior = vae.encode(images).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn(
-                posterior.mean.shape, generator=noise, device=device
-            )
+            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=noise, device=device)
             restored = vae.decode(latents).sample
         error = (restored.float() - images).square().mean()
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
@@ -201,9 +197,7 @@ def _encode_moments(
     return torch.cat(means), torch.cat(stds)
 
 
-def _standardise(
-    vae: AutoencoderKL, moments: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _standardise(vae: AutoencoderKL, moments: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Fold mean and standard deviation of the sampled latents into ``vae`` and return the moments in the new scale."""
     mean, std = moments
     centre = mean.mean(dim=(0, 2, 3))

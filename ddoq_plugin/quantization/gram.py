@@ -119,7 +119,7 @@ def gram_matrix(points: Tensor, weights: Tensor | None, name: str | None, precis
     Raises:
         QuantizationError: a sample holds NaN or infinity (named), or the squares exceed float64.
     """
-    from .rounded import rounded_gram, rounding_pays
+    from .int8_gram import rounded_gram, rounding_pays
 
     precise = precision == "double" or points.shape[1] <= DOUBLE_DIMENSIONS
     centre = points.mean(dim=0, dtype=torch.float64 if precise else torch.float32)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiled import compiled
+from ..compute.compiled import compiled
 
 _TILE = 64  # of a matrix that is transposed
 _BLOCK = 128  # points whose best exchanges are found together, in vector registers

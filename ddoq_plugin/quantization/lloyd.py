@@ -20,7 +20,7 @@ from ..seeding import generator
 from .checks import check_finite, too_large
 from .codebook import Codebook, codebook_of
 from .gram import RESOLVED, gram_codebooks
-from .products import BLOCK_ELEMENTS, affine
+from .matmul import BLOCK_ELEMENTS, affine
 
 _SUBSAMPLE = 2048  # samples of the starting codebook, or
 _SUBSAMPLE_PER_CLUSTER = 5  # times K where that is more

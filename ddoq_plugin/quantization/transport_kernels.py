@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiled import compiled
+from ..compute.compiled import compiled
 
 
 @compiled

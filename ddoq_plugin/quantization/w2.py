@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..errors import QuantizationError
 from .checks import as_matrix, as_weights, check_finite, too_large
+from .matmul import BLOCK_ELEMENTS, affine
 from .precision import full_precision
-from .products import BLOCK_ELEMENTS, affine
 from .transport import transport_cost
 
 _BLOCK = 4096  # samples whose distances are held at once in the closed form

@@ -6,15 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .conclusions import findings
     from .costs import cost_table, training_cost_table
+    from .diagnostics import convergence_table, distribution_table
     from .figures import accuracy_figure, contact_sheet, w2_figure
     from .formatting import format_table
-    from .frame import Run, load_rows, load_run, make_frame
     from .page import write_results
+    from .rows import Run, load_rows, load_run, make_frame
     from .run_folder import open_run, write_run_report
     from .score_tables import score_table, scores_of_runs
-    from .sentences import findings
-    from .smaller_tables import convergence_table, distribution_table
     from .statistics import detectable_difference, holm, paired_t_test
     from .table_files import flat_table, run_tables, write_tables
     from .tables import cross_model_table
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 _LAZY = {
     "costs": ("cost_table", "training_cost_table"),
     "figures": ("accuracy_figure", "contact_sheet", "w2_figure"),
-    "sentences": ("findings",),
+    "conclusions": ("findings",),
     "formatting": ("format_table",),
-    "frame": ("Run", "load_rows", "load_run", "make_frame"),
+    "rows": ("Run", "load_rows", "load_run", "make_frame"),
     "page": ("write_results",),
     "run_folder": ("open_run", "write_run_report"),
     "table_files": ("flat_table", "run_tables", "write_tables"),
     "score_tables": ("score_table", "scores_of_runs"),
-    "smaller_tables": ("convergence_table", "distribution_table"),
+    "diagnostics": ("convergence_table", "distribution_table"),
     "statistics": ("detectable_difference", "holm", "paired_t_test"),
     "tables": ("cross_model_table",),
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from .frame import RowKey, distilled_rows, row_key, sort_keys, students_of, values_by_seed
+from .rows import RowKey, distilled_rows, row_key, sort_keys, students_of, values_by_seed
 from .statistics import PairedTest, holm, paired_t_test
 
 REFERENCES = {"d4m": "†", "random": "‡"}

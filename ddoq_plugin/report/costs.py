@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from .frame import FULL_DATA_TWICE, cost_column, make_frame, sort_keys, students_of
-from .smaller_tables import by_line, keys_of, mean_of, table_of
+from .diagnostics import by_line, keys_of, mean_of, table_of
+from .rows import FULL_DATA_TWICE, cost_column, make_frame, sort_keys, students_of
 
 MAKING = ("latents", "codebooks", "images")  # the stages that a set's making consists of
 RATES = {"latents": "encoded images/s", "images": "generated images/s", "label": "labelled images/s",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from .comparisons import mean_over_students
-from .frame import FULL_DATA, RowKey, distilled_rows, make_frame, row_key, sort_keys, students_of, values_by_seed
+from .rows import FULL_DATA, RowKey, distilled_rows, make_frame, row_key, sort_keys, students_of, values_by_seed
 from .tables import METRICS
 
 if TYPE_CHECKING:

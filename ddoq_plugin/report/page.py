@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import EvaluationError
+from .conclusions import findings
 from .formatting import format_table
-from .frame import Run
+from .rows import Run
 from .score_tables import DatasetScores, scores_of_runs
-from .sentences import findings
 from .table_files import TITLES, run_tables, write_tables
 
 INTRODUCTION = (

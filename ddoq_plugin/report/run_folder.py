@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from .frame import Run, load_run
+from .rows import Run, load_run
 from .table_files import run_tables, write_tables
 
 SHOWN_IPC = 10  # a contact sheet shows at most this many images a class

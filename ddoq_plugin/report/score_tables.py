@@ -15,8 +15,8 @@ import pandas as pd
 
 from ..errors import EvaluationError
 from .comparisons import mean_over_students
-from .frame import FULL_DATA, RowKey, Run, row_key, single, sort_keys, students_of
-from .host_scores import BALANCE, best_on_validation, scores_from_rows
+from .robust_scores import BALANCE, best_on_validation, scores_from_rows
+from .rows import FULL_DATA, RowKey, Run, row_key, single, sort_keys, students_of
 from .tables import MEAN, cell_of, frame_of_cells, mark_best, ranges
 
 KINDS = {"soft": "soft labels", "hard": "class labels", "plain": "soft labels without augmentation"}

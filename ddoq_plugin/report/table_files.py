@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from .costs import cost_table, training_cost_table
+from .diagnostics import convergence_table, distribution_table
 from .formatting import format_table
-from .frame import Run
-from .smaller_tables import convergence_table, distribution_table
+from .rows import Run
 from .tables import cross_model_table
 
 STYLES = {"markdown": "md", "latex": "tex", "csv": "csv"}

@@ -17,7 +17,7 @@ from .comparisons import (
     mean_over_students,
     number_of_tests,
 )
-from .frame import (
+from .rows import (
     FULL_DATA,
     FULL_DATA_TWICE,
     RowKey,

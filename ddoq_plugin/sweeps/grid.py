@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..config import MethodConfig, SweepConfig
-from ..distiller import Distiller
+from ..distiller import Distiller, make_distiller
 from ..errors import ConfigError
-from ..evaluator import student_code
+from ..evaluation.evaluator import student_code
 from ..registry import DISTILLERS, source_hash
-from ..store import hash_key
+from ..store.artifacts import hash_key
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,6 @@ class Grid:
 
     sets: list[SetSpec] = field(default_factory=list)
     rows: list[RowSpec] = field(default_factory=list)
-
-
-def make_distiller(name: str, settings: dict[str, Any]) -> Distiller:
-    """Return the registered method ``name`` with its settings; ConfigError or UnknownNameError where they are wrong."""
-    found = DISTILLERS.load(name)
-    if not (isinstance(found, type) and issubclass(found, Distiller)):
-        raise ConfigError(f"the distiller {name!r} is {found!r}; register a subclass of ddoq_plugin.Distiller")
-    method = found(**settings)
-    method.name = name  # type: ignore[misc]  # an instance attribute over the class's default
-    return method
 
 
 def make_grid(config: SweepConfig) -> Grid:
@@ -121,7 +111,9 @@ def row_key(spec: RowSpec, context_key: dict[str, Any], training_key: dict[str, 
 
 def _method_code(method: Distiller) -> list[str]:
     bases = [cls.__module__ for cls in type(method).__mro__[1:] if issubclass(cls, Distiller) and cls is not Distiller]
-    return [source_hash(module) for module in [*bases, "ddoq_plugin.allocation", "ddoq_plugin.quantization"]]
+    return [
+        source_hash(module) for module in [*bases, "ddoq_plugin.quantization.allocation", "ddoq_plugin.quantization"]
+    ]
 
 
 def _sets_of(config: SweepConfig, method: MethodConfig, settings: dict[str, Any], label: str) -> list[SetSpec]:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..store import write_atomic
+from ..store.artifacts import write_atomic
 from .grid import RowSpec
 
 STATUSES = ("done", "failed")

@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import SweepConfig, load_config, valid
 from ..errors import ConfigError
-from ..provenance import machine, provenance_columns
 from ..report import load_rows
-from ..store import write_atomic
-from .crew import ATTEMPTS, Item, WorkerLost
+from ..store.artifacts import write_atomic
+from ..store.provenance import machine, provenance_columns
 from .grid import Grid, RowSpec, SetSpec, make_grid, row_key
 from .jobs import Job
 from .resolve import check_device, resolved
 from .rows import describe_row, failure, read_row, write_row
+from .session import SweepSession
 from .stages import Stages
 from .trials import Trial, run_trials
-from .workshop import Workshop
+from .worker_pool import ATTEMPTS, Item, WorkerLost
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,13 +63,13 @@ def sweep(
     elif overrides:
         config = valid(SweepConfig, {**config.model_dump(), **overrides})
     config = resolved(config)
-    workshop = Workshop(config, progress=progress)
+    session = SweepSession(config, progress=progress)
     if address is None:
         check_device(config.resources.device)
     grid = make_grid(config)
-    workshop.check(grid)
-    run = _Run(config, workshop, grid, config.output_folder, progress)
-    with Stages(workshop, address, run.say, progress=progress) as stages:
+    session.check(grid)
+    run = _Run(config, session, grid, config.output_folder, progress)
+    with Stages(session, address, run.say, progress=progress) as stages:
         if run.missing():
             stages.check_images()  # before the run's folder is made, as everything that can be wrong
         with run.alone():
@@ -88,13 +88,13 @@ def sweep(
 @dataclass
 class _Run:
     config: SweepConfig
-    workshop: Workshop
+    session: SweepSession
     grid: Grid
     folder: Path
     progress: bool
 
     def __post_init__(self) -> None:
-        keys = (row_key(row, self.workshop.context_key, self.workshop.evaluator.key) for row in self.grid.rows)
+        keys = (row_key(row, self.session.context_key, self.session.evaluator.key) for row in self.grid.rows)
         self.rows = dict(zip(keys, self.grid.rows, strict=True))
         self.row_folder = self.folder / "rows"
 
@@ -123,7 +123,7 @@ class _Run:
         """Make the folder, set aside rows of an earlier form of the config, and bring back those that fit again."""
         other = self.row_folder / "other"
         other.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / "config.yaml", self.workshop.config_text())
+        write_atomic(self.folder / "config.yaml", self.session.config_text())
         for file in list(self.row_folder.glob("*.json")):
             if file.stem not in self.rows:
                 os.replace(file, other / file.name)
@@ -162,11 +162,12 @@ class _Run:
 
     def to_train(self, what: str) -> bool:
         """Return whether the prior or the teacher has yet to be made."""
-        shop = self.workshop
+        session = self.session
         if what == "prior":
             trained = self.config.prior is not None and self.config.prior.train is not None
-            return trained and not shop.stored("priors", shop.prior_source.key)
-        return shop.evaluator.teacher_key is not None and not shop.stored("teachers", shop.evaluator.teacher_key)
+            return trained and not session.stored("priors", session.prior_source.key)
+        key = session.evaluator.teacher_key
+        return key is not None and not session.stored("teachers", key)
 
     def require(self, stages: Stages, item: Item | None, description: str) -> None:
         """Wait for what everything else needs; its error ends the sweep."""
@@ -177,7 +178,7 @@ class _Run:
 
     def make_sets(self, stages: Stages, sets: list[SetSpec]) -> dict[str, tuple[SetSpec, str]]:
         """Distil the sets and label them; return set hash by title. A set that fails makes its rows fail, no others."""
-        lost = stages.prepare([spec for spec in sets if not self.workshop.has_set(spec)])
+        lost = stages.prepare([spec for spec in sets if not self.session.has_set(spec)])
         for spec in sets:
             if spec.title in lost:
                 self.fail_set(spec, lost[spec.title])
@@ -192,7 +193,7 @@ class _Run:
             made[spec.title] = (spec, item.result["hash"])
             alike.setdefault((item.result["image_hash"], spec.seed), []).append(spec)
             self.link(spec, item.result["folder"])
-        if self.workshop.evaluator.protocol.label_mode == "soft_stored":
+        if self.session.evaluator.protocol.label_mode == "soft_stored":
             groups = list(alike.values())
             items = stages.map("label", [Job(group[0], f"labels of {group[0].title}") for group in groups], "labels")
             for group, item in zip(groups, items, strict=True):
@@ -243,11 +244,11 @@ class _Run:
         prior, teacher = self.config.prior, self.config.teacher
         return {
             "run": self.config.name,
-            "dataset": self.workshop.data.name,
+            "dataset": self.session.data.name,
             "prior": None if prior is None else " ".join(filter(None, [prior.name, prior.train or prior.path])),
             "teacher": None if teacher is None else teacher.student,
-            "protocol": self.workshop.evaluator.protocol.name,
-            "config_hash": self.workshop.config_hash,
+            "protocol": self.session.evaluator.protocol.name,
+            "config_hash": self.session.config_hash,
             **provenance_columns(),
         }
 
@@ -256,8 +257,8 @@ class _Run:
         missing = {row.set.title for row in self.missing().values() if row.set is not None}
         gone = []
         for title, spec in {spec.title: spec for spec in self.grid.sets}.items():
-            if self.workshop.has_set(spec):
-                self.link(spec, self.workshop.set_folder(spec))
+            if self.session.has_set(spec):
+                self.link(spec, self.session.set_folder(spec))
             elif title not in missing:
                 gone.append(title)
         if gone:
@@ -279,4 +280,4 @@ class _Run:
 
     def write_meta(self) -> None:
         """Write what the tables say beside the rows: data, protocol, teacher, prior, machine, versions, commit."""
-        write_atomic(self.folder / "meta.json", json.dumps(self.workshop.describe() | machine(), indent=1, default=str))
+        write_atomic(self.folder / "meta.json", json.dumps(self.session.describe() | machine(), indent=1, default=str))

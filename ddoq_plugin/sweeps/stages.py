@@ -1,6 +1,6 @@
 """The stages of a sweep on a Ray cluster: check, prior and teacher, encode, quantise, generate, assemble, label.
 
-One crew is at work at a time. Stages that ask for the same resources share it; otherwise it is dismissed, so that its
+One pool is at work at a time. Stages that ask for the same resources share it; otherwise it is dismissed, so that its
 memory is free before the next stage begins. (Students are trained by Ray Tune, in ``trials.py``.)
 """
 
@@ -15,27 +15,29 @@ from typing import Any
 from ..config import STAGES
 from ..errors import DataError, DDOQError
 from ..progress import bar
-from .crew import Crew, Item, WorkerLost, check_resources
 from .grid import SetSpec
 from .jobs import Job, codebook_jobs, encode_jobs, generate_jobs
-from .known import Known, is_index
-from .workshop import Workshop
+from .session import SweepSession
+from .shared import SharedFacts, is_index
+from .worker_pool import Item, WorkerLost, WorkerPool, check_resources
 
 RESOURCES = {"check": "encode", "prior": "train", "teacher": "train", "assemble": "generate"}  # the rest: their own
 
 
 class Stages:
-    """Runs stages of a driver's workshop. Ray is connected to when it is first needed, and left in the end.
+    """Runs stages of a driver's session. Ray is connected to when it is first needed, and left in the end.
 
     ``address`` is a cluster's; None starts Ray on this machine. Raises DDOQError where no cluster answers or no node
     has what a worker asks for.
     """
 
-    def __init__(self, workshop: Workshop, address: str | None, say: Callable[[str], None], *, progress: bool) -> None:
-        self.workshop, self.config, self._address, self._say = workshop, workshop.config, address, say
-        self._progress, self._text = progress, workshop.config.model_dump_json()
-        self._known: Known | None = None
-        self._crew: Crew | None = None
+    def __init__(
+        self, session: SweepSession, address: str | None, say: Callable[[str], None], *, progress: bool
+    ) -> None:
+        self.session, self.config, self._address, self._say = session, session.config, address, say
+        self._progress, self._text = progress, session.config.model_dump_json()
+        self._known: SharedFacts | None = None
+        self._pool: WorkerPool | None = None
         self._started_ray = False
 
     def __enter__(self) -> Stages:
@@ -49,7 +51,7 @@ class Stages:
             ray.shutdown()
 
     @property
-    def known(self) -> Known:
+    def known(self) -> SharedFacts:
         """What workers are told; connects to Ray."""
         if self._known is None:
             import ray
@@ -60,8 +62,8 @@ class Stages:
                 self._started_ray = True
             for stage in STAGES:
                 check_resources(stage, self.config.resources.of(stage))
-            data = self.workshop.data
-            self._known = Known(ray.put(data) if is_index(data) else None, self.workshop.prior_facts)
+            data = self.session.data
+            self._known = SharedFacts(ray.put(data) if is_index(data) else None, self.session.prior_facts)
         return self._known
 
     def submit(self, stage: str, job: Job) -> Item:
@@ -70,16 +72,16 @@ class Stages:
 
         known, kind = self.known, RESOURCES.get(stage, stage)
         resources = self.config.resources.of(kind)
-        if self._crew is None or self._crew.resources != resources:
+        if self._pool is None or self._pool.resources != resources:
             self.dismiss()
-            self._crew = Crew(ray.put((self._text, kind, known)), resources, self._say)
-        return self._crew.submit(stage, job.argument, job.title)
+            self._pool = WorkerPool(ray.put((self._text, kind, known)), resources, self._say)
+        return self._pool.submit(stage, job.argument, job.title)
 
     def finish(self, items: Sequence[Item], description: str) -> None:
         """Wait for items of the last stage that was submitted, and repeat the warnings of their workers."""
         if items:
             with bar(len(items), description, show=self._progress) as shown:
-                self._crew.finish(items, shown)
+                self._pool.finish(items, shown)
         for item in items:
             for message in item.messages:
                 warnings.warn(message, stacklevel=2)
@@ -92,19 +94,19 @@ class Stages:
 
     def release_idle(self) -> None:
         """End the workers without work, so that students can use their share."""
-        if self._crew is not None:
-            self._crew.release_idle()
+        if self._pool is not None:
+            self._pool.release_idle()
 
     def dismiss(self) -> None:
         """End every worker of the stages and free their memory."""
-        if self._crew is not None:
-            self._crew.dismiss()
-            self._crew = None
+        if self._pool is not None:
+            self._pool.dismiss()
+            self._pool = None
 
     def check_images(self) -> None:
         """Read the image files that were never read; DataError names the first damaged one. Nothing for arrays."""
-        unchecked = self.workshop.unchecked()
-        names = self.workshop.data.class_names
+        unchecked = self.session.unchecked()
+        names = self.session.data.class_names
         items = self.map("check", [Job(c, f"check class {names[c]!r}") for c in unchecked], "checking classes")
         problems = [item.problem for item in items if item.problem is not None]
         if problems:
@@ -118,7 +120,7 @@ class Stages:
         """
         lost: dict[str, WorkerLost] = {}
         for stage, make_jobs in (("encode", encode_jobs), ("quantise", codebook_jobs), ("generate", generate_jobs)):
-            jobs = make_jobs([spec for spec in sets if spec.title not in lost], self.workshop.planned)
+            jobs = make_jobs([spec for spec in sets if spec.title not in lost], self.session.planned)
             items = self.map(stage, jobs, stage)
             for job, item in zip(jobs, items, strict=True):
                 if isinstance(item.problem, WorkerLost):

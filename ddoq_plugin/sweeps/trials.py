@@ -16,12 +16,12 @@ from typing import Any
 
 from ..config import SweepConfig
 from ..progress import bar
-from .crew import ATTEMPTS, GIB
 from .grid import SetSpec
-from .known import Known
 from .rows import failure, write_row
-from .work import open_workshop
-from .workshop import Workshop
+from .session import SweepSession
+from .shared import SharedFacts
+from .worker import open_session
+from .worker_pool import ATTEMPTS, GIB
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Trial:
 
 def run_trials(
     config: SweepConfig,
-    known: Known,
+    known: SharedFacts,
     trials: list[tuple[Trial, dict[str, dict[str, Any]]]],
     row_folder: Path,
     *,
@@ -61,7 +61,7 @@ def run_trials(
 
         on_trial_error = on_trial_complete
 
-    shared = {"shop": (config.model_dump_json(), "train", known), "trials": ray.put(trials), "rows": str(row_folder)}
+    shared = {"session": (config.model_dump_json(), "train", known), "trials": ray.put(trials), "rows": str(row_folder)}
     asked = config.resources.of("train")
     resources = {"cpu": asked.cpus, "gpu": asked.gpus}
     if asked.memory_gb is not None:
@@ -90,7 +90,7 @@ def _trainable():
     class StudentTrial(tune.Trainable):
         def setup(self, config, shared=None):
             self.shared, self.index = shared, config["trial"]
-            self.shop = functools.cache(lambda: open_workshop(*shared["shop"]))  # kept from trial to trial
+            self.session = functools.cache(lambda: open_session(*shared["session"]))  # kept from trial to trial
 
         def reset_config(self, new_config):
             self.index = new_config["trial"]
@@ -100,7 +100,7 @@ def _trainable():
             import ray
 
             trials = ray.get(self.shared["trials"])
-            return {"done": True, **train_trial(self.shop, *trials[self.index], Path(self.shared["rows"]))}
+            return {"done": True, **train_trial(self.session, *trials[self.index], Path(self.shared["rows"]))}
 
         def save_checkpoint(self, checkpoint_dir):
             return {}
@@ -112,11 +112,11 @@ def _trainable():
 
 
 def train_trial(
-    shop: Callable[[], Workshop], trial: Trial, rows: dict[str, dict[str, Any]], row_folder: Path
+    session: Callable[[], SweepSession], trial: Trial, rows: dict[str, dict[str, Any]], row_folder: Path
 ) -> dict[str, Any]:
     """Train one student and write its rows; a failure becomes rows too, since a sweep goes on."""
     try:
-        columns = {"status": "done", **shop().train(trial)}
+        columns = {"status": "done", **session().train(trial)}
     except Exception as problem:
         columns = failure(problem)
     for key, base in rows.items():

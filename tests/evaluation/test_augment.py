@@ -12,9 +12,9 @@ from ddoq_plugin.evaluation.augment import (
     is_identity,
     sample_params,
 )
+from ddoq_plugin.evaluation.batches import PAGE_STEPS, BatchPlan
 from ddoq_plugin.evaluation.inputs import Normaliser, centre_crop, fit_size
 from ddoq_plugin.evaluation.mixing import MixParams, apply_mix, sample_mixes
-from ddoq_plugin.evaluation.plan import PAGE_STEPS, BatchPlan
 from ddoq_plugin.evaluation.protocol import Augmentation, Mixing
 
 RESIZED = Augmentation(crop="resized", scale=(0.3, 0.9), flip=0.5)

@@ -10,10 +10,10 @@ from evaluation_helpers import CLASSES, CROP, SIZE, SOFT, protocol, tiny_data
 from ddoq_plugin.errors import EvaluationError
 from ddoq_plugin.evaluation import load_protocol
 from ddoq_plugin.evaluation.augment import apply
+from ddoq_plugin.evaluation.batches import PAGE_STEPS
 from ddoq_plugin.evaluation.convergence import Convergence, check_convergence
 from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.mixing import apply_mix
-from ddoq_plugin.evaluation.plan import PAGE_STEPS
 from ddoq_plugin.evaluation.soft_labels import SoftLabelBank, bank_key, bank_steps, make_bank, whole_pages
 from ddoq_plugin.evaluation.students.build import build_student
 from ddoq_plugin.evaluation.teachers import Teacher, pretrained_teacher, train_teacher

@@ -14,17 +14,17 @@ from torch.nn import functional as F
 from ddoq_plugin.data.base import ArraySplit
 from ddoq_plugin.errors import EvaluationError, UnknownNameError
 from ddoq_plugin.evaluation.augment import apply
+from ddoq_plugin.evaluation.batches import BatchPlan
 from ddoq_plugin.evaluation.convergence import TOLERANCE
 from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.mixing import apply_mix
 from ddoq_plugin.evaluation.optimisers import make_optimizer
-from ddoq_plugin.evaluation.plan import BatchPlan
 from ddoq_plugin.evaluation.soft_labels import make_bank
 from ddoq_plugin.evaluation.students.build import build_student
 from ddoq_plugin.evaluation.teachers import Teacher
 from ddoq_plugin.evaluation.training import TrainingSet, train_student
 from ddoq_plugin.seeding import derive_seed
-from ddoq_plugin.store import hash_tensors
+from ddoq_plugin.store.artifacts import hash_tensors
 
 SEED, RATE = 3, 0.1
 MIXES = {"none": {}, "cutmix": {"mixing": {"name": "cutmix"}}, "mixup": {"mixing": {"name": "mixup"}}}

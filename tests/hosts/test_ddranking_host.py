@@ -22,7 +22,7 @@ from ddoq_plugin.errors import EvaluationError, UnknownNameError
 from ddoq_plugin.evaluation import load_protocol
 from ddoq_plugin.hosts import host_settings, own_scores, score_with_ddranking
 from ddoq_plugin.hosts.exports import own_data
-from ddoq_plugin.report.host_scores import augmentation_robust_score, label_robust_score
+from ddoq_plugin.report.robust_scores import augmentation_robust_score, label_robust_score
 
 if importlib.util.find_spec("ddranking") is None:
     pytest.skip("needs DD-Ranking: pip install 'ddoq-plugin[ddranking]' (numpy < 2)", allow_module_level=True)

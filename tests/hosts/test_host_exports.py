@@ -11,7 +11,7 @@ from ddoq_plugin.errors import DataError, EvaluationError
 from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.protocol import load_protocol
 from ddoq_plugin.hosts.exports import check_set, export_data, export_set, own_data
-from ddoq_plugin.store import Store
+from ddoq_plugin.store.artifacts import Store
 
 NORMALISER = Normaliser((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
 

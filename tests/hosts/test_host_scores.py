@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddoq_plugin.errors import EvaluationError
-from ddoq_plugin.report.host_scores import (
+from ddoq_plugin.report.robust_scores import (
     augmentation_robust_score,
     best_on_validation,
     label_robust_score,

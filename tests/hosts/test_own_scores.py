@@ -8,9 +8,9 @@ from host_helpers import first_images, tiny_data, tiny_settings
 
 from ddoq_plugin.errors import EvaluationError
 from ddoq_plugin.evaluation.protocol import load_protocol
-from ddoq_plugin.hosts import own
-from ddoq_plugin.hosts.own import own_scores, random_reference, role_protocols
-from ddoq_plugin.report.host_scores import augmentation_robust_score, label_robust_score
+from ddoq_plugin.hosts import own_evaluator
+from ddoq_plugin.hosts.own_evaluator import own_scores, random_reference, role_protocols
+from ddoq_plugin.report.robust_scores import augmentation_robust_score, label_robust_score
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,13 @@ def test_the_same_seed_gives_the_same_row_and_repetitions_differ(bench):
 
 def test_the_learning_rate_is_chosen_on_validation(bench, monkeypatch):
     data, run = bench
-    trained, splits = own.train_student, []
+    trained, splits = own_evaluator.train_student, []
 
     def watched(*arguments, **options):
         splits.append(options["split"])
         return trained(*arguments, **options)
 
-    monkeypatch.setattr(own, "train_student", watched)
+    monkeypatch.setattr(own_evaluator, "train_student", watched)
     # at a rate of 1e-9 a student stays where it began
     row = run([first_images(data)], learning_rates=(1e-9, 0.01), metrics=["lrs"]).iloc[0]
     assert set(splits) == {"val"}
@@ -66,13 +66,13 @@ def test_the_learning_rate_is_chosen_on_validation(bench, monkeypatch):
 def test_a_weighted_set_gets_a_row_with_and_one_without_its_weights(bench, monkeypatch):
     data, run = bench
     given = []
-    trained = own.train_student
+    trained = own_evaluator.train_student
 
     def watched(training, *arguments, **options):
         given.append(training.weights)
         return trained(training, *arguments, **options)
 
-    monkeypatch.setattr(own, "train_student", watched)
+    monkeypatch.setattr(own_evaluator, "train_student", watched)
     weights = [0.2, 1.0, 1.8]
     rows = run({"w": first_images(data, weights=weights)}, metrics=["lrs"])
     assert rows["weights"].tolist() == ["ignored", "loss"]

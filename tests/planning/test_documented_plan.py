@@ -11,10 +11,10 @@ import pytest
 
 from ddoq_plugin.config import load_config
 from ddoq_plugin.planning import make_plan
+from ddoq_plugin.planning.model_cards import PUBLISHED
 from ddoq_plugin.planning.model_facts import student_facts
 from ddoq_plugin.planning.rates import load_rates
 from ddoq_plugin.planning.sizes import bank_disk
-from ddoq_plugin.priors.published import PUBLISHED
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "imagenet.md"
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}

@@ -110,9 +110,9 @@ def test_a_teacher_from_weights_labels_at_the_protocols_size(tmp_path):
     from ddoq_plugin.config import TeacherConfig
     from ddoq_plugin.data import load_data
     from ddoq_plugin.evaluation import build_student
+    from ddoq_plugin.evaluation.evaluator import Evaluator
     from ddoq_plugin.evaluation.protocol import parse_protocol
-    from ddoq_plugin.evaluator import Evaluator
-    from ddoq_plugin.store import Store
+    from ddoq_plugin.store.artifacts import Store
 
     data = load_data("digits", image_size=32, limit_per_class=3)
     protocol = parse_protocol(

@@ -17,11 +17,11 @@ from ddoq_plugin.planning.dataset_facts import assume_dataset, read_dataset
 from ddoq_plugin.planning.measured import Measured
 from ddoq_plugin.planning.model_facts import prior_facts, student_facts
 from ddoq_plugin.planning.rates import load_rates, pick_hardware
-from ddoq_plugin.planning.work import banks, codebooks, encodings, image_sets, trainings
+from ddoq_plugin.planning.workload import banks, codebooks, encodings, image_sets, trainings
 from ddoq_plugin.sweeps.grid import make_grid, row_key
 from ddoq_plugin.sweeps.resolve import resolved
 from ddoq_plugin.sweeps.rows import describe_row, write_row
-from ddoq_plugin.sweeps.workshop import Workshop
+from ddoq_plugin.sweeps.session import SweepSession
 
 HARD = """\
 name: forty_steps
@@ -86,10 +86,10 @@ def test_encodings_and_codebooks_of_a_config(config):
 
 def test_the_grid_shares_what_a_sweep_shares(config):
     """Sets that the plan takes for the same images are the same to the bit, and no others."""
-    shop = Workshop(resolved(config))
+    session = SweepSession(resolved(config))
     hashes: dict[str, set[str]] = {}
     for one in image_sets(make_grid(config)):
-        found = {shop.distill(spec).image_hash for spec in one.specs}
+        found = {session.distill(spec).image_hash for spec in one.specs}
         assert len(found) == 1, one.spec.title
         hashes.setdefault(found.pop(), set()).add(one.spec.title)
     doubles = [titles for titles in hashes.values() if len(titles) > 1]
@@ -103,9 +103,9 @@ def test_planned_images_are_those_on_the_disk(config, tmp_path):
     changes = {"methods": [{**one, "stored_size": 12} for one in shared], "ipc": [3], "seeds": 1, "clusters": ["ipc"]}
     config = load_config(tmp_path / "small.yaml", changes)
     planned = stages(make_plan(config))["generate"]
-    shop, grid = Workshop(resolved(config)), make_grid(config)
+    session, grid = SweepSession(resolved(config)), make_grid(config)
     for spec in grid.sets:
-        shop.distill(spec)
+        session.distill(spec)
     kept = {file.stat().st_ino: file for file in config.store_folder.glob("*/*/images.safetensors")}
     kept |= {file.stat().st_ino: file for file in config.store_folder.glob("images/*/tensor.safetensors")}
     pictures = {file.stat().st_ino for file in config.store_folder.rglob("*.png")}
@@ -130,8 +130,8 @@ def test_images_stored_smaller_are_planned_smaller(config, tmp_path):
 
 
 def test_images_to_score_are_planned_once(config, tmp_path):
-    from ddoq_plugin.evaluation.scored_images import kept_for_scoring
-    from ddoq_plugin.store import Store
+    from ddoq_plugin.evaluation.eval_cache import with_cached_scoring
+    from ddoq_plugin.store.artifacts import Store
 
     rng = np.random.default_rng(0)
     for part, count in (("train", 12), ("test", 5)):
@@ -145,7 +145,7 @@ def test_images_to_score_are_planned_once(config, tmp_path):
     before, facts = stages(make_plan(config))["score"], read_dataset(config.dataset)
     assert before.disk == (facts.val + 10) * 3 * 20**2
     assert [term.how for term in before.terms if "decode" in term.how][0].startswith(f"{facts.val + 10} image files")
-    kept = kept_for_scoring(facts.data, Store(config.store_folder))
+    kept = with_cached_scoring(facts.data, Store(config.store_folder))
     for part in (kept.val, kept.test):
         part.centre_crops(1.0, 20)
     after = stages(make_plan(config))["score"]
@@ -157,12 +157,12 @@ def test_images_to_score_are_planned_once(config, tmp_path):
 def test_what_is_done_is_found(config):
     before = make_plan(config)
     assert not before.rows_done and all(stage.done == 0 for stage in before.stages)
-    shop, grid = Workshop(resolved(config)), make_grid(config)
+    session, grid = SweepSession(resolved(config)), make_grid(config)
     spec = next(one for one in grid.sets if one.label == "ddoq sqrt" and one.ipc == 3)
-    shop.distill(spec)
+    session.distill(spec)
     row = next(one for one in grid.rows if one.set == spec)
-    key = row_key(row, shop.context_key, shop.evaluator.key)
-    write_row(shop.config.output_folder / "rows", key, {**describe_row(row), "status": "done"})
+    key = row_key(row, session.context_key, session.evaluator.key)
+    write_row(session.config.output_folder / "rows", key, {**describe_row(row), "status": "done"})
     after = make_plan(config)
     assert after.rows_done == 1 and stages(after)["train"].done == 1
     assert stages(after)["generate"].done == 1 and 0 < stages(after)["encode"].done < stages(after)["encode"].tasks

@@ -156,7 +156,5 @@ def test_real_lack_of_cuda_memory_is_survived(dit_folder, class_ids, latents):
         return original(noisy, time, condition)
 
     prior._predict = greedy
-    torch.testing.assert_close(
-        prior.generate(latents, class_ids, seeds=range(5), **SETTINGS), whole, atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(prior.generate(latents, class_ids, seeds=range(5), **SETTINGS), whole, atol=1e-4, rtol=0)
     assert prior.batch_size == 2

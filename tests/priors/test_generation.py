@@ -55,9 +55,7 @@ def test_stable_diffusion_equals_the_stock_image_to_image_pipeline(
 def test_dit_from_full_noise_equals_a_loop_by_hand(make_dit, latents, class_ids, learned_sigma):
     prior = load_prior("dit", path=make_dit(learned_sigma=learned_sigma), device="cpu")
     prior.bind_classes(["2", "1", "0"])
-    ours = prior.generate(
-        latents, class_ids, strength=1.0, guidance_scale=4.0, steps=8, seeds=range(5), space="noise"
-    )
+    ours = prior.generate(latents, class_ids, strength=1.0, guidance_scale=4.0, steps=8, seeds=range(5), space="noise")
     scheduler, x, labels = prior.scheduler, latents.clone(), 2 - class_ids
     alphas, gap = scheduler.alphas_cumprod, 1000 // 8
     times = [1 + gap * step for step in reversed(range(8))]

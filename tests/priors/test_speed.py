@@ -7,7 +7,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 
-from ddoq_plugin import onednn
+from ddoq_plugin.compute import onednn
 from ddoq_plugin.errors import PriorError
 from ddoq_plugin.priors import load_prior
 from ddoq_plugin.priors.speed import LARGE, Compiled, arrange

@@ -67,9 +67,7 @@ def test_generated_digits_are_of_their_class(prior, judge, digits):
     # from pure noise the class can come from the condition alone (guessing would agree in a tenth)
     starts, ids = class_means(prior, digits, 5)
     noise = torch.randn(starts.shape, generator=torch.Generator().manual_seed(0))
-    made = prior.generate(
-        noise, ids, strength=1, guidance_scale=3.0, steps=10, seeds=range(len(ids)), space="noise"
-    )
+    made = prior.generate(noise, ids, strength=1, guidance_scale=3.0, steps=10, seeds=range(len(ids)), space="noise")
     assert (judge(made) == ids).float().mean() > 0.4
 
 
@@ -78,9 +76,7 @@ def test_inversion_comes_back_the_more_exactly_the_more_steps(prior, digits):
     errors = []
     for steps in (5, 20, 100):
         noise = prior.invert(latents, ids, steps=steps)
-        back = prior.generate(
-            noise, ids, strength=1, guidance_scale=1, steps=steps, seeds=range(20), space="noise"
-        )
+        back = prior.generate(noise, ids, strength=1, guidance_scale=1, steps=steps, seeds=range(20), space="noise")
         errors.append(float((back - prior.decode(latents)).square().mean()))
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
     assert (noise - latents).square().mean() > 0.1

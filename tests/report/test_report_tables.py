@@ -100,7 +100,7 @@ def test_differences_that_do_not_vary_are_no_test_and_get_no_sign():
 
 def test_d4m_with_the_same_k_is_the_reference_and_otherwise_that_with_k_equal_to_ipc():
     from ddoq_plugin.report.comparisons import reference_line
-    from ddoq_plugin.report.frame import RowKey, make_frame
+    from ddoq_plugin.report.rows import RowKey, make_frame
 
     run = (10, 20, 30, 50, 60, 70)
     frame = make_frame([one for k in run for one in cells("d4m", [80, 81], clusters=k)])

@@ -139,7 +139,7 @@ def test_the_kind_of_a_training_follows_from_its_protocol():
     mirrored = {**PROTOCOLS["plain"], "augmentation": {"crop": "none", "flip": 0.5}}
     assert training_kind(mirrored) == "soft" and training_kind(None) is None
     from ddoq_plugin.evaluation import load_protocol
-    from ddoq_plugin.hosts.own import role_protocols
+    from ddoq_plugin.hosts.own_evaluator import role_protocols
 
     roles = role_protocols(load_protocol("ddranking_short"))
     assert {role: training_kind(one.model_dump(mode="json")) for role, one in roles.items()} == {

@@ -125,12 +125,12 @@ import json, sys, torch
 from ddoq_plugin.config import load_config
 from ddoq_plugin.sweeps.grid import make_grid
 from ddoq_plugin.sweeps.resolve import resolved
-from ddoq_plugin.sweeps.workshop import Workshop
+from ddoq_plugin.sweeps.session import SweepSession
 
 torch.set_num_threads(1)
 config = resolved(load_config(sys.argv[1]))
-shop = Workshop(config)
-print(json.dumps([[spec.method, spec.seed, shop.distill(spec).hash] for spec in make_grid(config).sets]))
+session = SweepSession(config)
+print(json.dumps([[spec.method, spec.seed, session.distill(spec).hash] for spec in make_grid(config).sets]))
 """
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from ddoq_plugin.config import load_config
 from ddoq_plugin.data import load_data
-from ddoq_plugin.prior_source import PlannedContext
+from ddoq_plugin.distiller.dry_run import DryRunContext
 from ddoq_plugin.sweeps.grid import make_grid
 from ddoq_plugin.sweeps.jobs import codebook_jobs, encode_jobs, generate_jobs
-from ddoq_plugin.sweeps.known import LatePrior, PriorFacts
 from ddoq_plugin.sweeps.resolve import resolved
+from ddoq_plugin.sweeps.shared import DeferredPrior, PriorFacts
 
 PRIOR = {"name": "dit", "train": "digits"}
 
@@ -20,7 +20,7 @@ PRIOR = {"name": "dit", "train": "digits"}
 def plan(path, methods, **changes):
     config = load_config(path, {"prior": PRIOR, "methods": methods, **changes})
     data = load_data("digits", limit_per_class=12)
-    return make_grid(config).sets, PlannedContext(data, config.prior)
+    return make_grid(config).sets, DryRunContext(data, config.prior)
 
 
 def test_every_class_is_encoded_once_for_each_kind_of_latents(small_sweep):
@@ -87,7 +87,7 @@ def test_a_prior_of_which_only_facts_are_asked_is_not_loaded():
         loaded.append(True)
         return Loaded()
 
-    prior = LatePrior(PriorFacts("dit", "f00", (4, 8, 8), 64, True), load)
+    prior = DeferredPrior(PriorFacts("dit", "f00", (4, 8, 8), 64, True), load)
     prior.bind_classes(["cat", "dog"])
     assert (prior.fingerprint, prior.latent_shape, prior.image_size, prior.can_denoise) == ("f00", (4, 8, 8), 64, True)
     assert pickle.loads(pickle.dumps(PriorFacts("dit", "f00", (4, 8, 8), 64, True))).name == "dit" and not loaded

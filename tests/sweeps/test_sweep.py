@@ -15,10 +15,10 @@ import torch
 
 from ddoq_plugin import DistilledSet, sweep
 from ddoq_plugin.config import load_config
-from ddoq_plugin.evaluator import Evaluator
-from ddoq_plugin.sweeps.known import Known
+from ddoq_plugin.evaluation.evaluator import Evaluator
+from ddoq_plugin.sweeps.shared import SharedFacts
 from ddoq_plugin.sweeps.trials import Trial, train_trial
-from ddoq_plugin.sweeps.work import open_workshop
+from ddoq_plugin.sweeps.worker import open_session
 
 ROWS = (2 * 2 * 2 + 2) * 2 + 2 * 2  # (ddoq weightings x IPC x K + random x IPC) x seeds, full data, its check
 
@@ -37,7 +37,7 @@ def run_cli(*arguments, **options):
 
 
 def test_sweep_makes_every_row_once_and_a_second_run_nothing(small_sweep, tmp_path, capfd):
-    resources = {"stages": {"label": {"cpus": 0.9}}}  # so that a crew of its own makes the labels
+    resources = {"stages": {"label": {"cpus": 0.9}}}  # so that a pool of its own makes the labels
     result = sweep(small_sweep, progress=False, resources=resources)
     assert result.failed == 0 and len(result.frame) == ROWS
     rows, before = list(rows_of(result.folder).values()), state_of(result.folder)
@@ -98,7 +98,7 @@ def check_row_is_what_training_alone_gives(small_sweep, rows):
     """A worker's row has the bits of the same training in this process."""
     from ddoq_plugin.data import load_data
     from ddoq_plugin.evaluation import load_protocol
-    from ddoq_plugin.store import Store
+    from ddoq_plugin.store.artifacts import Store
 
     config = load_config(small_sweep)
     row = next(row for row in rows if row["label"] == "ddoq sqrt" and row["ipc"] == 3 and row["seed"] == 1)
@@ -195,8 +195,8 @@ def test_failure_inside_a_training_becomes_its_rows(small_sweep, tmp_path):
     text = config.model_copy(update={"protocol": str(tmp_path / "missing.yaml")}).model_dump_json()
     threads = torch.get_num_threads()
     try:
-        shop = functools.partial(open_workshop, text, "train", Known())
-        train_trial(shop, trial, {"a": {"label": "x"}, "b": {"label": "y"}}, tmp_path / "rows")
+        session = functools.partial(open_session, text, "train", SharedFacts())
+        train_trial(session, trial, {"a": {"label": "x"}, "b": {"label": "y"}}, tmp_path / "rows")
     finally:
         torch.set_num_threads(threads)
     rows = rows_of(tmp_path)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...quantization.compiled import compiled
-from .bfloat16 import load, store
+from ...compute.bfloat16 import load, store
+from ...compute.compiled import compiled
 
 ZERO, ONE, QUARTER = np.float32(0), np.float32(1), np.float32(0.25)
 

@@ -1,0 +1,258 @@
+"""LRS and ARS of distilled sets by our own training loop: any dataset, any student, weights in the loss.
+
+The same protocol, learning rates and seeds as :func:`~ddoq_plugin.hosts.ddranking.score_with_ddranking`, with two
+differences that matter: the learning rate is chosen on the validation split, never on test, and the accuracy is that of
+the last epoch, not the best of several.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from ..data.transforms import resize_images
+from ..errors import EvaluationError
+from ..evaluation import Protocol, SoftLabelBank, TrainingSet, make_bank, score, train_student
+from ..evaluation.inputs import Normaliser
+from ..evaluation.runtime import resolve
+from ..progress import bar
+from ..report.robust_scores import score_columns
+from ..seeding import derive_seed, numpy_rng
+from ..store.artifacts import Store
+from ..store.provenance import provenance_columns
+from .exports import check_set
+from .networks import PREFIX, host_student, stored_teacher
+from .rows import labelled, set_columns, ways_of
+from .settings import HostSettings, score_protocol, teacher_training
+
+if TYPE_CHECKING:
+    from ..data import ImageData
+    from ..distilled_set import DistilledSet
+    from ..evaluation import Teacher
+
+STORED_LOGITS = 1 << 28  # float16: half a gibibyte
+ROLES = {
+    "lrs": ("set_hard", "set_soft", "random_soft"),
+    "ars": ("set_soft", "random_soft", "set_plain", "random_plain"),
+}
+
+
+def own_scores(
+    sets: Mapping[str, DistilledSet] | Sequence[DistilledSet],
+    data: ImageData,
+    *,
+    metrics: Sequence[str] = ("lrs", "ars"),
+    student: str = "convnet3",
+    teacher: str | None = None,
+    settings: HostSettings | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    work_folder: str | Path = "runs/ddranking",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score sets with our own evaluation and return one row a set, way of weighting and repetition.
+
+    Args:
+        sets: distilled sets, by label or with the label of their provenance.
+        data: the dataset they were made from.
+        metrics: ``lrs``, ``ars`` or both; they share trainings.
+        student, teacher: registered students, also DD-Ranking's (``ddranking:ConvNet-3``); teacher None: the student's
+            architecture. Both are trained on the full data by ``settings.teacher_protocol``, the student for LRS.
+        settings: see :class:`~ddoq_plugin.hosts.HostSettings`; ``weighting`` ``sampler`` is DD-Ranking's alone.
+        seed, device, work_folder: as in ``score_with_ddranking``; the two share teachers.
+
+    Returns:
+        The same columns as ``score_with_ddranking``, with ``val_...`` beside the learning rates ``lr_...``.
+
+    Raises:
+        EvaluationError: a set, student or protocol does not fit.
+    """
+    unknown = [metric for metric in metrics if metric not in ROLES]
+    if unknown or not metrics:
+        raise EvaluationError(f"there is no metric {(unknown or [''])[0]!r}; use 'lrs' or 'ars'")
+    settings = settings or HostSettings()
+    if settings.weighting == "sampler":
+        raise EvaluationError("our own scores put weights into the loss; use weighting 'loss' or 'off'")
+    named = labelled(sets)
+    for _, made in named:
+        check_set(made, data, data.class_counts("train"))
+    bench = _prepare(data, metrics, student, teacher or student, settings, seed, device, Store(work_folder))
+    jobs = [
+        (label, made, way, number)
+        for label, made in named
+        for way in ways_of(made, settings.weighting)
+        for number in range(settings.evaluations)
+    ]
+    rows = []
+    with bar(len(jobs), "own scores", show=progress) as shown:
+        for job in jobs:
+            rows.append(bench.score(*job))
+            shown.update(1)
+    return pd.DataFrame(rows)
+
+
+def role_protocols(protocol: Protocol) -> dict[str, Protocol]:
+    """Return the trainings that the scores compare, from the one with soft labels and augmentation (``soft``).
+
+    ``hard``: class labels, the same crops and mirrors, no mixing, as LRS in DD-Ranking trains it (use_aug_for_hard
+    False). ``plain``: soft labels of the images as they are (ARS without augmentation).
+    """
+    base = protocol.model_dump()
+    hard = {"label_mode": "hard", "loss": {"name": "cross_entropy"}, "mixing": {}, "name": f"{protocol.name} hard"}
+    plain = {"augmentation": {}, "mixing": {}, "name": f"{protocol.name} plain"}
+    return {
+        "soft": protocol,
+        "hard": Protocol.model_validate(base | hard),
+        "plain": Protocol.model_validate(base | plain),
+    }
+
+
+def random_reference(data: ImageData, ipc: int, seed: int) -> TrainingSet:
+    """Return ``ipc`` training images of each class, drawn without replacement, of equal weights."""
+    rows = []
+    for c in range(data.num_classes):
+        members = data.train.class_indices(c)
+        rows.append(members[torch.from_numpy(numpy_rng("random reference", seed, c).permutation(len(members))[:ipc])])
+    chosen = torch.cat(rows)
+    return TrainingSet(data.train.images(chosen), data.train.labels[chosen])
+
+
+@dataclass
+class _Bench:
+    """Everything that the sets of one call share; ``references``: (IPC, repetition, role) -> outcome."""
+
+    data: ImageData
+    metrics: tuple[str, ...]
+    student: str
+    teacher: Teacher
+    settings: HostSettings
+    protocols: dict[str, Protocol]
+    full_hard: float | None
+    seed: int
+    device: str
+    references: dict[tuple[int, int, str], dict[str, float]]
+
+    def score(self, label: str, made: DistilledSet, way: str, number: int) -> dict[str, Any]:
+        """Return the row of one set and repetition."""
+        started = time.perf_counter()
+        images = resize_images(made.images, min(self.data.image_size, made.images.shape[-1]))
+        training = TrainingSet(images, made.labels, made.weights if way == "loss" else None)
+        outcomes = {}
+        for role in dict.fromkeys(role for metric in self.metrics for role in ROLES[metric]):
+            outcomes[role] = self._outcome(role, training, made.ipc, number)
+        roles = {role: outcome["test"] for role, outcome in outcomes.items()}
+        if "lrs" in self.metrics:
+            roles["full_hard"] = self.full_hard
+        if "ars" in self.metrics:
+            roles |= {"set_augmented": roles["set_soft"], "random_augmented": roles["random_soft"]}
+        return {
+            **set_columns(label, made),
+            "metric": " ".join(self.metrics),
+            "evaluator": "ddoq_plugin",
+            "weights": way,
+            "dataset": self.data.name,
+            "student": self.student,
+            "teacher": self.teacher.name,
+            "protocol": self.protocols["soft"].name,
+            "seed": self.seed,
+            "device": self.device,
+            **provenance_columns(),
+            "evaluation": number,
+            "seconds": time.perf_counter() - started,
+            **roles,
+            **score_columns(roles, self.settings.balance),
+            **{f"lr_{role}": outcome["lr"] for role, outcome in outcomes.items()},
+            **{f"val_{role}": outcome["val"] for role, outcome in outcomes.items()},
+        }
+
+    def _outcome(self, role: str, training: TrainingSet, ipc: int, number: int) -> dict[str, float]:
+        source, kind = role.split("_")
+        if source == "set":
+            return self._train(training, kind, number, self.settings.set_learning_rate if kind != "hard" else None)
+        if (ipc, number, role) not in self.references:
+            images = random_reference(self.data, ipc, derive_seed("own scores", self.seed, number))
+            self.references[ipc, number, role] = self._train(images, kind, number, None)
+        return self.references[ipc, number, role]
+
+    def _train(self, training: TrainingSet, kind: str, number: int, rate: float | None) -> dict[str, float]:
+        """Train at every learning rate; return the test accuracy of the one that is best on validation."""
+        best: dict[str, Any] = {}
+        rates = self.settings.learning_rates if rate is None else (rate,)
+        # the same stream for every training of a repetition: set and reference differ in their images alone
+        seed = derive_seed("own scores", self.seed, number)
+        base, bank = self._labelled(training, self.protocols[kind], len(rates), seed)
+        for tried in rates:
+            protocol = _at_rate(base, tried)
+            result = train_student(
+                training,
+                self.student,
+                protocol,
+                self.data,
+                seed=seed,
+                teacher=self.teacher if protocol.label_mode == "soft_online" else None,
+                bank=bank,
+                device=self.device,
+                split="val",
+            )
+            if not best or result.top1 > best["val"]:
+                best = {"val": result.top1, "lr": tried, "model": result.model, "protocol": protocol}
+        return {"test": self._test(best["model"], best["protocol"]), "val": best["val"], "lr": best["lr"]}
+
+    def _labelled(
+        self, training: TrainingSet, protocol: Protocol, trainings: int, seed: int
+    ) -> tuple[Protocol, SoftLabelBank | None]:
+        """Return the protocol of ``trainings`` trainings that see the same batches, with the labels of these batches.
+
+        The teacher labels them once, in memory; a single training, or one of very many labels, asks it step by step.
+        """
+        stored = protocol.model_copy(update={"label_mode": "soft_stored", "students": {}})
+        numbers = stored.numbers(self.student, len(training), self.data.num_classes)
+        logits = numbers.steps * numbers.batch_size * self.data.num_classes
+        if not protocol.needs_teacher or trainings == 1 or logits > STORED_LOGITS:
+            return protocol, None
+        return stored, make_bank(training.images, self.teacher, stored, steps=numbers.steps, seed=seed)
+
+    def _test(self, model: torch.nn.Module, protocol: Protocol) -> float:
+        return score(
+            model,
+            self.data.test,
+            normaliser=Normaliser.named(protocol.normalisation, self.data),
+            image_size=protocol.image_size or self.data.image_size,
+            scoring=protocol.scoring,
+            running=resolve(protocol.execution, self.student, self.device),
+            device=self.device,
+        ).top1
+
+
+def _prepare(
+    data: ImageData,
+    metrics: Sequence[str],
+    student: str,
+    teacher: str,
+    settings: HostSettings,
+    seed: int,
+    device: str,
+    store: Store,
+) -> _Bench:
+    protocol = score_protocol(settings)
+    train, first = teacher_training(settings, protocol), settings.teacher_seed
+    if student.startswith(PREFIX):
+        host_student(student, data.num_classes, protocol.image_size or data.image_size)
+    full = settings.full_data_accuracy
+    if "lrs" in metrics and full is None:
+        full = stored_teacher(data, student, train, seed=first, device=device, store=store).test_accuracy
+    labels = stored_teacher(data, teacher, train, seed=first, device=device, store=store)
+    labels.check_classes(data.class_names)
+    protocols = role_protocols(protocol)
+    return _Bench(data, tuple(metrics), student, labels, settings, protocols, full, seed, device, {})
+
+
+def _at_rate(protocol: Protocol, rate: float) -> Protocol:
+    optimizer = protocol.optimizer.model_copy(update={"lr": rate})
+    return protocol.model_copy(update={"optimizer": optimizer, "students": {}})

@@ -1,0 +1,240 @@
+"""What every process of a sweep works with: data, store, prior, context and evaluator of one config.
+
+The driver and each Ray worker have one :class:`SweepSession`; what is expensive goes through the store, so that it is
+made once, by whoever needs it first. The driver's works on the CPU and keeps no network in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..config import StageResources, SweepConfig
+from ..distiller import DistillContext
+from ..distiller.dry_run import DryRunContext
+from ..evaluation.evaluator import Evaluator
+from ..priors.source import PriorSource
+from ..registry import load_plugin, source_hash
+from ..store.artifacts import MANIFEST, Store, cost_of, hash_key
+from ..store.cost import Cost
+from ..store.metering import cost_columns
+from .grid import Grid, SetSpec, set_key
+from .shared import DeferredPrior, PriorFacts, is_index
+
+if TYPE_CHECKING:
+    from ..data import ImageData
+    from ..distilled_set import DistilledSet
+    from .trials import Trial
+
+
+class SweepSession:
+    """The things of one config. Cheap to construct; each is made or loaded when it is first asked for.
+
+    ``resources`` are those of the worker's stage (None: the driver's session). ``data`` and ``prior`` are what the
+    driver knows already; see :class:`ddoq_plugin.sweeps.shared.SharedFacts`.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        resources: StageResources | None = None,
+        *,
+        data: ImageData | None = None,
+        prior: PriorFacts | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.config, self.resources, self.progress = config, resources, progress
+        self._given_data, self._given_prior = data, prior
+        self.plugin_hashes = [load_plugin(path) for path in config.plugins]
+        self.store = Store(config.store_folder)
+
+    @functools.cached_property
+    def device(self) -> str:
+        from ..priors.base import pick_device
+
+        wanted = self.config.resources.device
+        if self.resources is None or (wanted == "auto" and not self.resources.gpus):
+            return "cpu"  # a worker without a share of a GPU must not take one, nor the driver
+        return str(pick_device(wanted))
+
+    @functools.cached_property
+    def data(self) -> ImageData:
+        from ..data import load_data
+
+        if self._given_data is not None:
+            return self._given_data
+        return load_data(self.config.dataset.name, **self.config.dataset.options())
+
+    @functools.cached_property
+    def prior_source(self) -> PriorSource | None:
+        return None if self.config.prior is None else self._new_prior_source()
+
+    @functools.cached_property
+    def prior_facts(self) -> PriorFacts | None:
+        """What the prior is; None where there is none or it has to be trained first."""
+        if self._given_prior is not None or self.config.prior is None or self.config.prior.train is not None:
+            return self._given_prior
+        return PriorFacts.of(self._new_prior_source().load())  # of a source of its own: the weights are let go
+
+    def _new_prior_source(self) -> PriorSource:
+        return PriorSource(self.config.prior, self.data, self.store, self.device, progress=self.progress)
+
+    @functools.cached_property
+    def context_key(self) -> dict[str, Any]:
+        """What every distilled set depends on beside its method."""
+        prior = None
+        if self.config.prior is not None and self.config.prior.train is not None:
+            prior = self.prior_source.key
+        elif self.config.prior is not None:
+            prior = {"name": self.config.prior.name, "fingerprint": self.prior_facts.fingerprint}
+        code = source_hash("ddoq_plugin.priors")
+        return {"data": self.data.fingerprint, "prior": prior, "plugins": self.plugin_hashes, "code": code}
+
+    @functools.cached_property
+    def context(self) -> DistillContext:
+        prior = None
+        if self._given_prior is not None:
+            prior = DeferredPrior(self._given_prior, self.prior_source.load)
+        elif self.prior_source is not None:
+            prior = self.prior_source.load()
+        return DistillContext(self.data, prior, self.store, progress=self.progress)
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        from ..evaluation import load_protocol
+
+        return Evaluator(
+            self.data,
+            load_protocol(self.config.protocol),
+            self.store,
+            students=self.config.students,
+            teacher=self.config.teacher,
+            device=self.device,
+            plugins=self.plugin_hashes,
+            progress=self.progress,
+        )
+
+    def check(self, grid: Grid) -> None:
+        """Raise the error of anything in the config that must fail, before expensive work starts.
+
+        The images of folders are checked by the workers, class by class; see :meth:`unchecked`.
+        """
+        once = {(spec.label, spec.ipc, spec.clusters): spec for spec in grid.sets}  # seeds make no difference
+        for spec in once.values():
+            spec.distiller().check(self.planned, spec.ipc, spec.clusters)
+        self.evaluator.check()
+        if self.prior_source is not None:
+            self.prior_source.check()
+        _ = self.context_key  # a missing prior is found here
+
+    @functools.cached_property
+    def planned(self) -> DryRunContext:
+        """What can be asked of the context before there is a prior."""
+        return DryRunContext(self.data, self.config.prior)
+
+    def unchecked(self) -> list[int]:
+        """Return the classes whose image files nobody has read yet; arrays were checked when they were loaded."""
+        if not is_index(self.data):
+            return []
+        return [c for c in range(self.data.num_classes) if not self.stored("checked_images", self._check_key(c))]
+
+    def check_class(self, class_id: int) -> None:
+        """Read every image of a class in all splits, unless that was done; DataError names the first damaged file."""
+        self.store.get("checked_images", self._check_key(class_id), lambda folder: self.data.check_class(class_id))
+
+    def _check_key(self, class_id: int) -> dict[str, Any]:
+        return {"data": self.data.fingerprint, "class": class_id}
+
+    def stored(self, kind: str, key: dict[str, Any]) -> bool:
+        """Return whether an artifact is there, without reading it."""
+        return (self.store.path(kind, key) / MANIFEST).is_file()
+
+    def has_set(self, spec: SetSpec) -> bool:
+        """Return whether a set is there, without reading it."""
+        return self.stored("sets", set_key(spec, self.context_key))
+
+    def distill(self, spec: SetSpec) -> DistilledSet:
+        """Return a set, distilling it if it is not in the store."""
+        from ..distilled_set import DistilledSet
+
+        def make(folder: Path) -> None:
+            context = self.context
+            context.reset_cost()
+            made = spec.distiller().distill(context, spec.ipc, clusters=spec.clusters, seed=spec.seed)
+            cost = {kind: asdict(cost) for kind, cost in context.cost().items()}
+            replace(made, provenance={**made.provenance, "cost": cost}).save(folder, self.store)
+
+        return DistilledSet.load(self.store.get("sets", set_key(spec, self.context_key), make))
+
+    def set_folder(self, spec: SetSpec) -> Path:
+        """Return where a set is or will be stored."""
+        return self.store.path("sets", set_key(spec, self.context_key))
+
+    def train(self, trial: Trial) -> dict[str, Any]:
+        """Train the student of a trial and return the columns of its rows."""
+        if trial.set is None:
+            twice = trial.kind == "full_data_2x"
+            return self.evaluator.evaluate_full_data(trial.student, trial.seed, twice=twice)
+        made = self.distill(trial.set)
+        return {**set_columns(made), **self.evaluator.evaluate(made, trial.student, trial.seed)}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what tables say beside the rows: data, protocol, teacher, prior."""
+        data, teacher = self.data, self.evaluator.teacher
+        about: dict[str, Any] = {
+            "config_hash": self.config_hash,
+            "dataset": {
+                "name": data.name,
+                "classes": list(data.class_names),
+                "image_size": data.image_size,
+                "train": len(data.train),
+                "val": len(data.val),
+                "test": len(data.test),
+                "notes": list(data.notes),
+                "fingerprint": data.fingerprint,
+            },
+            "protocol": self.evaluator.protocol.model_dump(mode="json"),
+            "teacher": None
+            if teacher is None
+            else {
+                "name": teacher.name,
+                "protocol": teacher.protocol,
+                "val_accuracy": teacher.val_accuracy,
+                "test_accuracy": teacher.test_accuracy,
+                "classes": list(teacher.class_names),
+                "seconds": cost_of(self.store.path("teachers", self.evaluator.teacher_key)).seconds,
+            },
+        }
+        if self.prior_source is not None:
+            report = self.prior_source.folder() / "prior_report.json" if self.config.prior.train else None
+            about["prior"] = self.config.prior.model_dump() | {
+                "report": json.loads(report.read_text()) if report is not None and report.is_file() else None
+            }
+        return about
+
+    def config_text(self) -> str:
+        return yaml.safe_dump(json.loads(self.config.model_dump_json()), sort_keys=False, allow_unicode=True)
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of all that the numbers depend on: contents, not folders, resources or notes."""
+        config = self.config
+        asked = [[m.name, m.options(), m.clusters] for m in config.methods]
+        grid = [asked, config.ipc, config.clusters, config.students, config.seeds, config.full_data]
+        return hash_key([self.context_key, self.evaluator.key, grid])[:12]
+
+
+def set_columns(made: DistilledSet) -> dict[str, Any]:
+    """Return the columns of a row that describe its set and what it cost; ``distill`` is all that went into the set."""
+    stats = made.provenance.get("stats", {})
+    columns = {name: stats.get(name) for name in ("w2_used", "w2_uniform", "effective_sample_size", "space")}
+    costs = {kind: Cost(**cost) for kind, cost in made.provenance.get("cost", {}).items()}
+    for kind in ("latents", "codebooks", "images"):
+        columns |= cost_columns(kind, costs.get(kind))
+    whole = replace(Cost.total(costs.values()), images=len(made)) if costs else None
+    return columns | cost_columns("distill", whole) | {"set_hash": made.hash, "image_hash": made.image_hash}

@@ -1,0 +1,227 @@
+"""A pool: Ray actors that hold one session each and are fed one item of work at a time.
+
+Actors rather than tasks, since a worker keeps what is expensive (torch, the pipeline) from item to item, and is gone,
+with its memory, when the pool is dismissed. Whatever dies, the pool goes on: an item whose worker or node died is given
+to another worker, a worker that cannot be placed (its node was lost) keeps nobody waiting, and a node that joins
+gets workers while items wait. Nothing but references and small results passes through the driver.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import StageResources
+from ..errors import DDOQError
+from .worker import StageWorker
+
+ATTEMPTS = 3  # an item that ended its worker so often is given up
+FAILED_STARTS = 5  # so many workers in a row that died before their first item: no more are started
+LOOK = 2.0  # seconds between looks at which nodes there are
+GIB = 2**30
+
+
+class WorkerLost(DDOQError):
+    """An item ended its worker process again and again."""
+
+
+@dataclass(eq=False)
+class Item:
+    """One piece of work: a stage's name, its argument, a title for messages, and what came of it."""
+
+    stage: str
+    argument: Any
+    title: str
+    attempts: int = 0
+    done: bool = False
+    result: Any = None
+    messages: tuple[str, ...] = ()
+    problem: Exception | None = None
+
+    def end(self, result: Any = None, messages: Iterable[str] = (), problem: Exception | None = None) -> None:
+        self.done, self.result, self.messages, self.problem = True, result, tuple(messages), problem
+
+
+@dataclass(eq=False)
+class _Worker:
+    actor: Any
+    node: str = ""
+
+    def end(self) -> None:
+        import ray
+
+        ray.kill(self.actor)
+
+
+class WorkerPool:
+    """Workers of one kind of resources. ``shared`` is a reference to what :class:`StageWorker` is made from."""
+
+    def __init__(self, shared: Any, resources: StageResources, say: Callable[[str], None]) -> None:
+        import ray
+
+        asked: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
+        if resources.memory_gb is not None:
+            asked["memory"] = int(resources.memory_gb * GIB)
+        self.resources, self._shared, self._say = resources, shared, say
+        self._actor_class = ray.remote(StageWorker).options(**asked)
+        self._waiting: deque[Item] = deque()
+        self._idle: list[_Worker] = []
+        self._joining: dict[Any, _Worker] = {}  # by the reference of the first answer
+        self._busy: dict[Any, tuple[_Worker, Item]] = {}
+        self._failed_starts, self._last_failure = 0, ""
+        self._looked, self._slots = 0.0, 1
+
+    def submit(self, stage: str, argument: Any, title: str) -> Item:
+        """Queue an item; it runs while some :meth:`finish` waits, and to its end once a worker has it."""
+        item = Item(stage, argument, title)
+        self._waiting.append(item)
+        return item
+
+    def finish(self, items: Iterable[Item], shown: Any) -> None:
+        """Return when these items are done, well or not; ``shown`` is a progress bar."""
+        unfinished = {item for item in items if not item.done}
+        self._advance()
+        while unfinished:
+            ended = unfinished.intersection(self._turn())
+            unfinished -= ended
+            shown.update(len(ended))
+            shown.refresh()
+
+    def release_idle(self) -> None:
+        """End the workers that have nothing to do, so that others can use their share."""
+        for worker in [*self._idle, *self._joining.values()]:
+            worker.end()
+        self._idle, self._joining = [], {}
+
+    def dismiss(self) -> None:
+        """End every worker; what is still queued is forgotten."""
+        self.release_idle()
+        for worker, _ in self._busy.values():
+            worker.end()
+        self._busy, self._waiting = {}, deque()
+
+    def _turn(self) -> list[Item]:
+        """Wait for one answer, or for ``LOOK`` seconds, act on it, and return the items that are done by it."""
+        import ray
+
+        references, ended = [*self._busy, *self._joining], []
+        if not references:
+            time.sleep(LOOK)
+        for reference in ray.wait(references, timeout=LOOK)[0] if references else ():
+            if reference in self._joining:
+                self._welcome(reference, self._joining.pop(reference))
+                continue
+            worker, item = self._busy.pop(reference)
+            self._collect(reference, worker, item)
+            if item.done:
+                ended.append(item)
+        self._advance()
+        return ended
+
+    def _advance(self) -> None:
+        """Give waiting items to idle workers and, where nodes have room for more workers, start some."""
+        while self._waiting and self._idle:
+            item, worker = self._waiting.popleft(), self._idle.pop()
+            self._busy[worker.actor.run.remote(item.stage, item.argument)] = (worker, item)
+        if not self._waiting:
+            return
+        if self._failed_starts >= FAILED_STARTS:
+            if not (self._busy or self._joining):
+                raise DDOQError(f"no worker can be started; the last died so: {self._last_failure}")
+            return  # the living go on
+        if time.monotonic() - self._looked > LOOK:
+            before, self._slots, self._looked = self._slots, slots(self.resources), time.monotonic()
+            if before and not self._slots:
+                self._say(f"no node has {describe(self.resources)} any more: waiting for one to join")
+        wanted = min(self._slots, len(self._waiting) + len(self._busy))
+        for _ in range(wanted - len(self._busy) - len(self._joining) - len(self._idle)):
+            worker = _Worker(self._actor_class.remote(self._shared))
+            self._joining[worker.actor.hello.remote()] = worker
+
+    def _welcome(self, reference: Any, worker: _Worker) -> None:
+        import ray
+
+        try:
+            worker.node = ray.get(reference)
+        except ray.exceptions.RayError as problem:
+            worker.end()
+            self._failed_starts, self._last_failure = self._failed_starts + 1, _reason(problem)
+            return
+        self._failed_starts = 0
+        self._idle.append(worker)
+
+    def _collect(self, reference: Any, worker: _Worker, item: Item) -> None:
+        import ray
+
+        try:
+            item.end(*ray.get(reference))
+        except ray.exceptions.RayTaskError as problem:  # the item's own error
+            cause = problem.cause if isinstance(problem.cause, Exception) else problem
+            if cause is not problem:
+                cause.__cause__ = problem  # it holds the worker's traceback
+            item.end(problem=cause)
+        except ray.exceptions.RayError as problem:  # the worker or its node is gone
+            self._lost(worker, item, problem)
+            return
+        self._idle.append(worker)
+
+    def _lost(self, worker: _Worker, item: Item, problem: Exception) -> None:
+        """Queue the item again, unless it has ended too many workers; the loss of a node is not its fault."""
+        self._looked = 0.0
+        item.attempts += worker.node in live_nodes()
+        worker.end()
+        if item.attempts < ATTEMPTS:
+            self._waiting.appendleft(item)
+            return
+        text = f"{item.title} ended its worker process {ATTEMPTS} times (out of memory?): {_reason(problem)}"
+        item.end(problem=WorkerLost(text))
+
+
+def slots(resources: StageResources) -> int:
+    """Return how many workers of these resources the living nodes can hold."""
+    import ray
+
+    asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": (resources.memory_gb or 0) * GIB}
+    asked = {name: amount for name, amount in asked.items() if amount}
+    return sum(
+        min(int(node["Resources"].get(name, 0) / amount + 1e-9) for name, amount in asked.items())
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+
+
+def check_resources(stage: str, resources: StageResources) -> None:
+    """Raise DDOQError where no node has what one worker of a stage asks for."""
+    import ray
+
+    if not slots(resources):
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU", "memory")}
+        had = f"{most['CPU']:g} CPUs, {most['GPU']:g} GPUs, {most['memory'] / GIB:.1f} GiB"
+        raise DDOQError(
+            f"a worker of the stage {stage!r} asks for {describe(resources)} and no node of Ray has that (at most "
+            f"{had}); lower resources: in the config"
+        )
+
+
+def describe(resources: StageResources) -> str:
+    """Return the resources in words."""
+    memory = "" if resources.memory_gb is None else f", {resources.memory_gb:g} GiB"
+    return f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs{memory}"
+
+
+def live_nodes() -> set[str]:
+    """Return the ids of the cluster's living nodes."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _reason(problem: Exception) -> str:
+    """Return the line of Ray's message that says how a process ended."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    telling = next((line for line in lines if "memory" in line.lower() or "exit" in line.lower()), None)
+    return (telling or (lines[0] if lines else type(problem).__name__))[:300]
