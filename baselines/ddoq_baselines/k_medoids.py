@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig
+from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig, Effort, Work
 
 if TYPE_CHECKING:
     from ddoq_plugin.distilled_set import DistilledSet
@@ -24,16 +24,12 @@ class KMedoids(Distiller):
     Config = KMedoidsConfig
     config: KMedoidsConfig
 
-    def codebook_options(self) -> CodebookOptions:
-        return CodebookOptions.of(self.config)
-
-    def prepare(
-        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
-    ) -> None:
-        options = self.codebook_options()
-        for class_id in context.check_group(classes, ipc):
-            context.codebook(class_id, clusters or ipc, seed, options)
-            context.encode(class_id, options.measured())
+    def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
+        options, classes = CodebookOptions.of(self.config), range(context.num_classes)
+        books = [context.codebook_work(class_id, clusters or ipc, seed, options) for class_id in classes]
+        modes = [work for class_id in classes for work in context.encode_work(class_id, options.measured())]
+        effort = Effort(operations=context.w2_operations(ipc))
+        yield context.set_work(self, ipc, clusters, seed, needs=(*books, *modes), effort=effort)
 
     def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         import torch
@@ -41,7 +37,7 @@ class KMedoids(Distiller):
         from ddoq_plugin.quantization.allocation import allocate, nearest_samples
 
         self.check(context, ipc, clusters)
-        clusters, options = clusters or ipc, self.codebook_options()
+        clusters, options = clusters or ipc, CodebookOptions.of(self.config)
         images, distances = context.empty_images(context.num_classes * ipc), []
         for class_id in range(context.num_classes):
             latents = context.latents(class_id, options).flatten(1)
