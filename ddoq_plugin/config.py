@@ -171,6 +171,14 @@ class SweepConfig(_Schema):
         return values
 
     @property
+    def prior_name(self) -> str | None:
+        """The prior in words, without the place of its files: its name and its recipe or folder."""
+        prior = self.prior
+        if prior is None:
+            return None
+        return " ".join(filter(None, [prior.name, prior.train or (prior.path and Path(prior.path).name)]))
+
+    @property
     def output_folder(self) -> Path:
         return Path(self.output or f"runs/{self.name}")
 

@@ -67,12 +67,12 @@ class DDOQ(Distiller):
         import torch
 
         self.check(context, ipc, clusters)
-        clusters = self._clusters(ipc, clusters)
+        clusters, points = clusters or ipc, self._clusters(ipc, clusters)
         images = context.empty_images(context.num_classes * ipc, self.config.stored_size)
         weights, stats = [], []
         with context.bar(context.num_classes, self.label()) as shown:
             for class_id in range(context.num_classes):
-                made, own, measured = self.distill_class(context, class_id, ipc, clusters, seed)
+                made, own, measured = self.distill_class(context, class_id, ipc, points, seed)
                 images[class_id * ipc : (class_id + 1) * ipc] = made
                 weights.append(own)
                 stats.append(measured)
@@ -86,20 +86,19 @@ class DDOQ(Distiller):
     def distill_class(
         self, context: DistillContext, class_id: int, ipc: int, clusters: int, seed: int
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-        """Return a class's images uint8 ``[IPC, 3, S, S]``, weights ``[IPC]`` of mean 1, and what is measured of them."""
-        latents = context.latents(class_id, self.space)  #  z_i = E(x_i), i = 1 ... N
-        book = context.codebook(
-            class_id, clusters, seed, self.space
-        )  #  min over c_1 ... c_K of sum_i min_k |z_i - c_k|^2
-        points = self.allocate(context, class_id, latents, book, ipc, seed)  #  w_k = #{i : z_i nearest to c_k} / N
-        images = self.pushforward(context, ipc, clusters, seed).images(class_id)  #  x_k = D(denoise(noise(c_k, t), y))
-        shaped = self.shape(points)  #  w_k, or w_k^(1/2), or 1
-        weights = points.per_image(shaped)  #  mean 1: classes stay balanced in  sum_k w_k loss(x_k, y_k; theta)
-        return (
-            images,
-            weights,
-            self.measure(context, class_id, points, shaped, weights),
-        )  #  W2(sum_k w_k delta_(c_k), z)
+        """Return a class's images uint8 ``[IPC, 3, S, S]``, their weights ``[IPC]`` of mean 1, and W2 with them."""
+        # the latents of the class: z_i = E(x_i), i = 1 ... N
+        latents = context.latents(class_id, self.space)
+        # their optimal quantiser: min over c_1 ... c_K of  sum_i min_k |z_i - c_k|^2
+        book = context.codebook(class_id, clusters, seed, self.space)
+        # its masses: w_k = #{i : z_i is nearest to c_k} / N; K becomes IPC
+        points = self.allocate(context, class_id, latents, book, ipc, seed)
+        # the pushforward of the points: x_k = D(denoise(noise(c_k, t), y))
+        images = self.pushforward(context, ipc, clusters, seed).images(class_id)
+        # the weights in  sum_k w_k loss(x_k, y_k; theta):  w_k, w_k^(1/2) or 1, of mean 1 so that classes are balanced
+        shaped = self.shape(points)
+        weights = points.per_image(shaped)
+        return images, weights, self.measure(context, class_id, points, shaped, weights)
 
     # -- the steps
 
@@ -111,7 +110,7 @@ class DDOQ(Distiller):
     def allocate(
         self, context: DistillContext, class_id: int, latents: torch.Tensor, book: Codebook, ipc: int, seed: int
     ) -> Allocation:
-        """Return the class's points, their masses and the number of images of each: K = IPC leaves the codebook as it is."""
+        """Return the class's points, their masses and the number of images of each; where K = IPC, the codebook's."""
         from .quantization.allocation import allocate
 
         by_mass = self.config.requantise == "masses"
@@ -176,7 +175,7 @@ class DDOQ(Distiller):
     def measure(
         self, context: DistillContext, class_id: int, points: Allocation, shaped: torch.Tensor, weights: torch.Tensor
     ) -> dict[str, float]:
-        """Return W2 of the distinct points under the weights used and under equal ones, and the images' effective number."""
+        """Return W2 of the points under the weights used and under equal ones, and the effective number of images."""
         from .quantization import effective_sample_size
 
         modes = self.space.measured()
@@ -221,7 +220,7 @@ class DDOQ(Distiller):
             raise DistillError(f"the prior cannot denoise; set strength: 0 for {self.label()!r} or use a diffusion one")
 
     def _clusters(self, ipc: int, clusters: int | None) -> int:
-        """Return the K of the codebook. For one image it is 1: the centroids of a stationary codebook, weighted by mass,
-        average to the class mean, whatever K."""
+        """Return the K of the codebook. For one image it is 1: whatever K, the centroids of a stationary codebook,
+        weighted by mass, average to the class mean."""
         by_mass = self.config.requantise == "masses" and self.config.clustering == "lloyd"
         return 1 if ipc == 1 and by_mass else clusters or ipc

@@ -120,7 +120,7 @@ class DistillContext(NetworkDoors):
         operations = {**own.operations, "png_megapixels": count * side**2 / 1e6}
         return Work(
             "sets",
-            self._set_key(method, ipc, clusters, seed),
+            self.set_key(method, ipc, clusters, seed),
             lambda folder: self._make_set(folder, method, ipc, clusters, seed),
             tuple(needs),
             f"set {method.label()}, IPC {ipc}, seed {seed}",
@@ -132,7 +132,7 @@ class DistillContext(NetworkDoors):
     def work_of(self, method: Distiller, ipc: int, clusters: int | None = None, seed: int = 0) -> Work:
         """Return the work of a method's set: the set itself, with all that the method declares as its needs."""
         declared = tuple(method.work(self, ipc, clusters, seed))
-        address = ("sets", hash_key(self._set_key(method, ipc, clusters, seed))[:20])
+        address = ("sets", hash_key(self.set_key(method, ipc, clusters, seed))[:20])
         for work in declared:
             if work.address == address:
                 return work
@@ -172,7 +172,8 @@ class DistillContext(NetworkDoors):
         part._latents, part._known_work, part._last_images, part._whole = {}, {}, None, (self, kept)
         return part
 
-    def _set_key(self, method: Distiller, ipc: int, clusters: int | None, seed: int) -> dict[str, Any]:
+    def set_key(self, method: Distiller, ipc: int, clusters: int | None, seed: int) -> dict[str, Any]:
+        """Return what a set depends on: data, prior, plugins, the method, its settings and code, IPC, K, seed."""
         return {
             **self.identity,
             "method": method.name or type(method).__name__,
@@ -184,7 +185,7 @@ class DistillContext(NetworkDoors):
         }
 
     def _make_set(self, folder: Path, method: Distiller, ipc: int, clusters: int | None, seed: int) -> Cost:
-        """Distil into ``folder`` and return the whole cost; the set's provenance has it by kind, ``own`` the method's."""
+        """Distil into ``folder`` and return the whole cost; the provenance has it by kind, and the method's own."""
         from ..distilled_set import DistilledSet
 
         for place in folder.iterdir():  # a process was killed while it wrote the set; its checkpoints are kept

@@ -252,7 +252,7 @@ class ContextCore:
             self._ledgers.pop()
 
     def _maker(self, make: Callable[[Path], Cost | float | None]) -> Callable[[Path], Cost]:
-        """Return ``make`` with its cost measured, and with a place for checkpoints, which are gone when it has ended."""
+        """Return ``make`` with its cost measured and a place for checkpoints, which are gone when it has ended."""
 
         def made(folder: Path) -> Cost:
             self._making.append(Making(folder))

@@ -1,4 +1,4 @@
-"""The doors of the diffusion pipeline: latents, codebooks and images of a class, each with the work that it stands for."""
+"""The doors of the diffusion pipeline: latents, codebooks and images of a class, and the work that each stands for."""
 
 from __future__ import annotations
 
@@ -181,8 +181,8 @@ class LatentDoors(ContextCore):
     ) -> torch.Tensor:
         """Push latents ``[n, ...]`` of classes ``[n]`` through the prior: uint8 images ``[n, 3, size, size]``.
 
-        ``sampler`` are ``strength``, ``guidance_scale``, ``steps``, and where they differ from the prior's ``space`` and
-        ``scheduler``. ``size`` None is that of the dataset's images. ``guide`` may shift every step of the denoiser.
+        ``sampler``: ``strength``, ``guidance_scale`` and ``steps``, and ``space`` and ``scheduler`` where they are not
+        the prior's own. ``size`` None is that of the dataset's images. ``guide`` may shift every step of the denoiser.
         The images are stored by the content of all these. :meth:`pushforward` also lets a sweep make them beforehand.
         """
         made = self._generation(latents, class_ids, seeds, size, guide, sampler)

@@ -64,9 +64,9 @@ class Distiller(ABC):
         """Yield the work that a set consists of, without doing any: a sweep spreads it, a plan prices it.
 
         Default: the set as one piece, which continues from its checkpoints (``context.steps``) when it was killed.
-        Say its figures with ``context.set_work(self, ..., effort=Effort(...))``; what is worth sharing between sets or
-        spreading over workers is a need of its own (``context.encode_work``, ``codebook_work``, ``pushforward(...).works``,
-        ``artifact_work``). ``distill`` makes what nobody made before, so that the set is the same to the bit.
+        Say its figures with ``context.set_work(self, ..., effort=Effort(...))``. What is worth sharing between sets or
+        spreading over workers is a need of its own: ``context.encode_work``, ``codebook_work``, ``artifact_work``,
+        ``pushforward(...).works``. ``distill`` makes what nobody made before, so that the set is the same to the bit.
         """
         yield context.set_work(self, ipc, clusters, seed)
 

@@ -14,9 +14,6 @@ from typing import Any
 from ..store.artifacts import hash_key
 from ..store.cost import Cost
 
-STAGES = ("encode", "quantise", "generate", "label", "train")
-"""The kinds of resources of a config (``resources.stages``), in the order in which a sweep prefers ready work."""
-
 
 @dataclass(frozen=True)
 class Effort:
@@ -53,8 +50,8 @@ class Work:
 
     kind: the store's folder. key: plain data, everything that its content depends on. make: fills a folder; it returns
     the cost where it knows better than the clock. needs: found or made first, by whoever has them. title: for messages.
-    stage: whose resources it asks for, one of ``STAGES``. resumable: ``make`` continues what a killed process left.
-    batch: with which other work it is made. argument: what ``batch.make`` has to know of it.
+    stage: whose resources it asks for, one of ``config.STAGES``. resumable: ``make`` goes on from what a killed process
+    left. batch: with which other work it is made. argument: what ``batch.make`` has to know of it.
     """
 
     kind: str

@@ -6,6 +6,7 @@ there is finished, whatever happened to the process that wrote it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..config import MethodConfig, SweepConfig
-from ..distiller import Distiller, make_distiller
+from ..distiller import DistillContext, Distiller, make_distiller
 from ..errors import ConfigError
 from ..evaluation.evaluator import student_code
-from ..registry import DISTILLERS, source_hash
+from ..registry import DISTILLERS
 from ..store.artifacts import hash_key
 
 
@@ -37,8 +38,16 @@ class SetSpec:
         clusters = "" if self.clusters is None else f"_k{self.clusters}"
         return f"{self.label.replace(' ', '_')}_ipc{self.ipc}{clusters}_seed{self.seed}"
 
-    def distiller(self) -> Distiller:
+    @functools.cached_property
+    def _distiller(self) -> Distiller:
         return make_distiller(self.method, self.settings)
+
+    def distiller(self) -> Distiller:
+        """Return the method with its settings, made once."""
+        return self._distiller
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without the method, whose class another process may have to load first
+        return SetSpec, (self.method, self.settings, self.label, self.ipc, self.clusters, self.seed)
 
 
 @dataclass(frozen=True)
@@ -87,33 +96,17 @@ def method_variants(config: MethodConfig) -> list[tuple[dict[str, Any], str]]:
     return variants
 
 
-def set_key(spec: SetSpec, context_key: dict[str, Any]) -> dict[str, Any]:
-    """Return the key of a distilled set; ``context_key`` holds the data's and the prior's keys."""
-    method = spec.distiller()
-    return {
-        **context_key,
-        "method": spec.method,
-        "settings": method.config.model_dump(mode="json"),
-        "ipc": spec.ipc,
-        "clusters": spec.clusters,
-        "seed": spec.seed,
-        "code": [source_hash(type(method).__module__), source_hash("ddoq_plugin.distiller"), *_method_code(method)],
-    }
+def set_key(spec: SetSpec, context: DistillContext) -> dict[str, Any]:
+    """Return the key of a distilled set of a context's data and prior."""
+    return context.set_key(spec.distiller(), spec.ipc, spec.clusters, spec.seed)
 
 
-def row_key(spec: RowSpec, context_key: dict[str, Any], training_key: dict[str, Any]) -> str:
+def row_key(spec: RowSpec, context: DistillContext, training_key: dict[str, Any]) -> str:
     """Return the name of a row's file; ``training_key`` holds the protocol, the teacher and the code that trains."""
-    made_from = None if spec.set is None else set_key(spec.set, context_key)
+    made_from = None if spec.set is None else set_key(spec.set, context)
     code = student_code(spec.student)
     key = {"kind": spec.kind, "set": made_from, "student": [spec.student, code], "seed": spec.seed, **training_key}
     return hash_key(key)[:20]
-
-
-def _method_code(method: Distiller) -> list[str]:
-    bases = [cls.__module__ for cls in type(method).__mro__[1:] if issubclass(cls, Distiller) and cls is not Distiller]
-    return [
-        source_hash(module) for module in [*bases, "ddoq_plugin.quantization.allocation", "ddoq_plugin.quantization"]
-    ]
 
 
 def _sets_of(config: SweepConfig, method: MethodConfig, settings: dict[str, Any], label: str) -> list[SetSpec]:

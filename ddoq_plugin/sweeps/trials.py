@@ -37,7 +37,7 @@ class Trial:
 
 def run_trials(
     config: SweepConfig,
-    known: SharedFacts,
+    shared: SharedFacts,
     trials: list[tuple[Trial, dict[str, dict[str, Any]]]],
     row_folder: Path,
     *,
@@ -61,14 +61,14 @@ def run_trials(
 
         on_trial_error = on_trial_complete
 
-    shared = {"session": (config.model_dump_json(), "train", known), "trials": ray.put(trials), "rows": str(row_folder)}
+    about = {"session": (config.model_dump_json(), "train", shared), "trials": ray.put(trials), "rows": str(row_folder)}
     asked = config.resources.of("train")
     resources = {"cpu": asked.cpus, "gpu": asked.gpus}
     if asked.memory_gb is not None:
         resources["memory"] = int(asked.memory_gb * GIB)
     with shown, tempfile.TemporaryDirectory(prefix="ddoq-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trainable(), shared=shared), resources),
+            tune.with_resources(tune.with_parameters(_trainable(), shared=about), resources),
             param_space={"trial": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.max_concurrent),
             run_config=tune.RunConfig(
