@@ -39,17 +39,34 @@ class DatasetFacts:
         return sum(self.train)
 
     def stand_in(self) -> Any:
-        """Return what a distiller's ``check`` looks at: the dataset, or an object with the same class sizes."""
+        """Return what a method's ``check`` and ``work`` look at: the dataset, or an object with its class sizes."""
         if self.data is not None:
             return self.data
-        sizes = [self.smallest, *self.train[1:]]
+        sizes = (self.smallest, *self.train[1:])
         return SimpleNamespace(
             name=self.name,
+            fingerprint=f"assumed {self.name}",
             class_names=tuple(f"class {number}" for number in range(self.classes)),
+            wnids=None,
             num_classes=self.classes,
             image_size=self.image_size,
-            train=SimpleNamespace(class_indices=lambda number: range(sizes[number])),
+            train=_CountedSplit(self.train, sizes, self.files),
         )
+
+
+@dataclass(frozen=True)
+class _CountedSplit:
+    """A split of which only the numbers of images are known."""
+
+    counts: tuple[int, ...]
+    sizes: tuple[int, ...]
+    in_files: bool
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def class_indices(self, class_id: int) -> range:
+        return range(self.sizes[class_id])
 
 
 def read_dataset(config: DatasetConfig) -> DatasetFacts:

@@ -11,7 +11,7 @@ from ..distiller.dry_run import DryRunContext
 from ..errors import ConfigError, DDOQError
 from ..registry import DATASETS, PRIORS
 from ..sweeps.grid import Grid
-from .stages import RESOURCES_OF, Stage
+from .stages import Stage
 from .units import human
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def lacking_memory(stages: list[Stage], hardware: Hardware) -> list[str]:
     """Return sentences on workers whose memory is not to be had."""
     found = []
     for stage in stages:
-        key, asked = RESOURCES_OF[stage.name], stage.resources
+        key, asked = stage.asks, stage.resources
         if not stage.todo:
             continue
         if stage.memory > hardware.memory_gb * 1e9:
