@@ -102,8 +102,8 @@ class StageResources(_Schema):
 
 
 class StagesConfig(_Schema):
-    """Resources by stage. ``encode`` also checks the images, ``generate`` also puts the sets together, ``train`` also
-    trains the prior and the teacher."""
+    """Resources by stage. ``encode`` also checks the images, ``quantise`` also assembles sets, ``train`` also trains
+    prior and teacher."""
 
     encode: StageResources = StageResources()
     quantise: StageResources = StageResources()

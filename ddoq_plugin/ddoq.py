@@ -201,7 +201,7 @@ class DDOQ(Distiller):
         images = self.pushforward(context, ipc, self._clusters(ipc, clusters), seed).works()
         modes = [w for c in range(context.num_classes) for w in context.encode_work(c, self.space.measured())]
         effort = Effort(operations=context.w2_operations(ipc, times=2))
-        yield context.set_work(self, ipc, clusters, seed, needs=(*images, *modes), effort=effort)
+        yield context.set_work(self, ipc, clusters, seed, needs=(*images, *modes), effort=effort, stage="quantise")
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)

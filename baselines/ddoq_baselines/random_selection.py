@@ -22,7 +22,8 @@ class RandomSelection(Distiller):
     def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
         latents = [work for class_id in range(context.num_classes) for work in context.encode_work(class_id)]
         effort = Effort(operations=context.w2_operations(ipc))
-        yield context.set_work(self, ipc, clusters, seed, needs=latents, effort=effort)  # W2 is measured in the latents
+        # W2 is measured in the latents
+        yield context.set_work(self, ipc, clusters, seed, needs=latents, effort=effort, stage="quantise")
 
     def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         import torch

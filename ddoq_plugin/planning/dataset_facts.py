@@ -38,11 +38,14 @@ class DatasetFacts:
     def images(self) -> int:
         return sum(self.train)
 
-    def stand_in(self) -> Any:
-        """Return what a method's ``check`` and ``work`` look at: the dataset, or an object with its class sizes."""
+    def stand_in(self, *, smallest: bool = False) -> Any:
+        """Return what a method's ``check`` and ``work`` look at: the dataset, or an object with its class sizes.
+
+        ``smallest`` gives the first class the size of the smallest, which decides what fits.
+        """
         if self.data is not None:
             return self.data
-        sizes = (self.smallest, *self.train[1:])
+        sizes = (self.smallest, *self.train[1:]) if smallest else self.train
         return SimpleNamespace(
             name=self.name,
             fingerprint=f"assumed {self.name}",
@@ -50,7 +53,7 @@ class DatasetFacts:
             wnids=None,
             num_classes=self.classes,
             image_size=self.image_size,
-            train=_CountedSplit(self.train, sizes, self.files),
+            train=_CountedSplit(sizes, self.files),
         )
 
 
@@ -58,12 +61,11 @@ class DatasetFacts:
 class _CountedSplit:
     """A split of which only the numbers of images are known."""
 
-    counts: tuple[int, ...]
     sizes: tuple[int, ...]
     in_files: bool
 
     def __len__(self) -> int:
-        return sum(self.counts)
+        return sum(self.sizes)
 
     def class_indices(self, class_id: int) -> range:
         return range(self.sizes[class_id])

@@ -173,10 +173,8 @@ class Estimate:
         weights = batch = 0
         for name, side in networks:
             if name in ("encode", "denoise", "decode"):
-                batch, weights = (
-                    sizes.batch_memory(self.prior, gpu=clock.on_gpu),
-                    max(weights, self.prior.weights_bytes),
-                )
+                batch = sizes.batch_memory(self.prior, gpu=clock.on_gpu)
+                weights = max(weights, self.prior.weights_bytes)
             else:
                 weights = max(weights, 16 * student_facts(name, self.facts.classes, side).parameters)
         return sizes.process() + own + weights + batch, self._on_device(clock, weights)

@@ -70,7 +70,7 @@ def missing_files(config: SweepConfig) -> list[str]:
 
 def unfit_sets(config: SweepConfig, grid: Grid, facts: DatasetFacts) -> list[str]:
     """Return the first complaint of every method about what it is asked for, such as more clusters than images."""
-    found, context = {}, DryRunContext(facts.stand_in(), config.prior)
+    found, context = {}, DryRunContext(facts.stand_in(smallest=True), config.prior)
     for spec in sorted(grid.sets, key=lambda one: (one.ipc, one.clusters or 0)):
         if spec.label not in found:
             try:

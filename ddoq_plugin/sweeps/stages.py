@@ -19,7 +19,7 @@ from ..progress import bar
 from .grid import SetSpec
 from .session import SweepSession
 from .shared import SharedFacts, is_index
-from .worker_pool import Task, WorkerLost, WorkerPool, check_resources
+from .worker_pool import Task, WorkerPool, check_resources
 
 Address = tuple[str, str]
 
@@ -116,9 +116,8 @@ class Stages:
     def make_sets(self, specs: Sequence[SetSpec]) -> dict[str, Task]:
         """Make sets and all the work that they declare, each piece once; return the task of each set by title.
 
-        Whatever is ready is made, the earlier stages first. A set whose work ended its workers again and again fails
-        with that; any other failure is said and left: the set that needs the piece tries itself, and fails with its
-        reason.
+        Whatever is ready is made, the earlier stages first. What failed fails the sets that need it, with its reason,
+        and no others.
         """
         made: dict[str, Task] = {}
         roots: dict[Address, list[SetSpec]] = {}
@@ -136,14 +135,14 @@ class Stages:
                 work = declared[address]
                 if address == root or not self.session.stored(work.kind, work.key):
                     open_work.setdefault(address, (work, spec))
-        lost: dict[Address, WorkerLost] = {}
+        failed: dict[Address, Exception] = {}
         while open_work:
             ready = [work for work, _ in open_work.values() if not any(n.address in open_work for n in work.needs)]
             stage = next(stage for stage in STAGES if any(work.stage == stage for work in ready))
             tasks: list[tuple[Task, list[Address]]] = []
             for members in together([work for work in ready if work.stage == stage]):
                 first = members[0]
-                problem = next((lost[need.address] for need in first.needs if need.address in lost), None)
+                problem = next((failed[need.address] for need in first.needs if need.address in failed), None)
                 if problem is not None:
                     task = Task.ended(problem)
                 elif first.address in roots:
@@ -154,17 +153,13 @@ class Stages:
                 tasks.append((task, [work.address for work in members]))
             kinds = dict.fromkeys(work.kind for work in ready if work.stage == stage)
             self.finish([task for task, _ in tasks if not task.done], ", ".join(kinds))
-            failed = []
             for task, addresses in tasks:
                 for address in addresses:
                     del open_work[address]
                     for spec in roots.get(address, ()):
                         made[spec.title] = task
-                    if isinstance(task.problem, WorkerLost):
-                        lost[address] = task.problem
-                if task.problem is not None and addresses[0] not in roots:
-                    failed.append(task)
-            self.tell(failed)
+                    if task.problem is not None:
+                        failed[address] = task.problem
         return made
 
     def tell(self, failed: Sequence[Task]) -> None:
