@@ -25,6 +25,7 @@ class D4M(DDOQ):
 
     name = "d4m"
     uses_weights = False
+    reference = True
     Config = D4MConfig
     requantise_by_mass = False
 

@@ -17,6 +17,7 @@ class RandomSelection(Distiller):
 
     name = "random"
     makes_images = False
+    reference = True
 
     def prepare(
         self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0

@@ -29,6 +29,7 @@ class Distiller(ABC):
     uses_clusters: ClassVar[bool] = False
     uses_weights: ClassVar[bool] = False
     needs_prior: ClassVar[bool] = False
+    reference: ClassVar[bool] = False  # reports test every other method against it
     Config: ClassVar[type[DistillerConfig]] = DistillerConfig
 
     def __init_subclass__(cls, **keywords: Any) -> None:

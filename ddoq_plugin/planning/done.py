@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ..config import SweepConfig
 from ..distiller import CodebookOptions
 from ..distiller.encoding import ClassEncoder
+from ..record import read_row
 from ..registry import source_hash
 from ..store.artifacts import MANIFEST
 from ..sweeps.grid import Grid, row_key, set_key
-from ..sweeps.rows import read_row
 from ..sweeps.session import SweepSession
 from ..sweeps.shared import PriorFacts
 from .workload import Codebooks, Crop

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import SweepConfig
+from ..record import modern
 from ..store.artifacts import MANIFEST
 from .rates import device_name
 
@@ -31,7 +32,7 @@ class Measured:
     ) -> None:
         self.device, self._store, self._fingerprint = device, config.store_folder, fingerprint
         prior, teacher = config.prior, config.teacher
-        self._prior = None if prior is None else " ".join(filter(None, [prior.name, prior.train or prior.path]))
+        self._prior = None if prior is None else prior.title
         self._teacher = None if teacher is None else teacher.student
         self._protocol = protocol
         self._rows = [row for row in _rows(config.output_folder.parent) if row.get("dataset") == dataset]
@@ -91,9 +92,8 @@ def _rows(runs: Path) -> Iterator[dict[str, Any]]:
         except (OSError, ValueError):
             continue
         if isinstance(row, dict) and row.get("status") == "done":
-            yield row
+            yield modern(row)
 
 
 def _same(row: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    of_row = json.loads(row.get("settings") or "{}")
-    return all(name in of_row and of_row[name] == value for name, value in wanted.items())
+    return all(row.get(f"set_{name}") == value for name, value in wanted.items())

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import SweepConfig, load_config, valid
 from ..errors import ConfigError
+from ..record import failure, make_row, read_row, write_row
 from ..report import load_rows
 from ..store.artifacts import write_atomic
 from ..store.provenance import machine, provenance_columns
 from .grid import Grid, RowSpec, SetSpec, make_grid, row_key
 from .jobs import Job
 from .resolve import check_device, resolved
-from .rows import describe_row, failure, read_row, write_row
 from .session import SweepSession
 from .stages import Stages
 from .trials import Trial, run_trials
@@ -223,7 +223,7 @@ class _Run:
         """Run trials under Ray Tune; rows of a trial that died with its worker are written as failed."""
         if not trials:
             return
-        described = [(trial, {key: self.base_row(key) for key in trial.keys}) for trial in trials]
+        described = [(trial, {key: self.known(key) for key in trial.keys}) for trial in trials]
         run_trials(self.config, stages.known, described, self.row_folder, progress=self.progress)
         lost = {key: self.rows[key] for trial in trials for key in trial.keys if read_row(self.row_folder, key) is None}
         self.fail(lost, RuntimeError(f"the training ended its worker process {ATTEMPTS} times (out of memory?)"))
@@ -233,11 +233,11 @@ class _Run:
 
     def fail(self, rows: dict[str, RowSpec], problem: Exception) -> None:
         for key in rows:
-            write_row(self.row_folder, key, self.base_row(key) | failure(problem))
+            write_row(self.row_folder, key, make_row(self.known(key), None, failure(problem)))
 
-    def base_row(self, key: str) -> dict[str, Any]:
-        """Return the columns of a row that are known before it is trained."""
-        return describe_row(self.rows[key]) | self.common
+    def known(self, key: str) -> dict[str, Any]:
+        """Return what is known of a row before it is trained."""
+        return self.rows[key].known() | self.common
 
     @functools.cached_property
     def common(self) -> dict[str, Any]:
@@ -245,7 +245,7 @@ class _Run:
         return {
             "run": self.config.name,
             "dataset": self.session.data.name,
-            "prior": None if prior is None else " ".join(filter(None, [prior.name, prior.train or prior.path])),
+            "prior": None if prior is None else prior.title,
             "teacher": None if teacher is None else teacher.student,
             "protocol": self.session.evaluator.protocol.name,
             "config_hash": self.session.config_hash,

@@ -11,8 +11,8 @@ from ddoq_plugin.report import cost_table, format_table, training_cost_table
 STAGES = {
     "seconds_latents": 30.0, "seconds_codebooks": 2.0, "seconds_images": 60.0, "seconds_distill": 93.0,
     "seconds_label": 5.0, "images_per_second_latents": 40.0, "images_per_second_images": 2.5,
-    "peak_memory_mb_latents": 700.0, "peak_memory_mb_images": 1900.0, "peak_memory_mb": 800.0,
-    "device_latents": "cpu", "device_images": "a GPU", "device": "cpu", "images_per_second": 4000.0,
+    "peak_memory_mb_latents": 700.0, "peak_memory_mb_images": 1900.0, "peak_memory_mb_train": 800.0,
+    "device_latents": "cpu", "device_images": "a GPU", "device_train": "cpu", "images_per_second_train": 4000.0, "seconds_own": 1.0,
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_failed_rows_cost_nothing():
 
 
 def test_training_is_told_by_student_and_size_of_the_set():
-    rows = [row("d4m", ipc, ipc, "mlp", seed, seconds_train=float(ipc + seed), images_per_second=10.0 * ipc)
+    rows = [row("d4m", ipc, ipc, "mlp", seed, seconds_train=float(ipc + seed), images_per_second_train=10.0 * ipc)
             for ipc in (1, 10) for seed in (0, 2)]  # fmt: skip
     rows += [full_row("mlp", 0, seconds_train=50.0), full_row("mlp", 0, twice=True, seconds_train=100.0)]
     table = training_cost_table(pd.DataFrame(rows))

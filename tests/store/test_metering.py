@@ -6,7 +6,7 @@ import time
 import pytest
 
 from ddoq_plugin.store.cost import Cost
-from ddoq_plugin.store.metering import cost_columns, measure, process_memory_mb
+from ddoq_plugin.store.metering import measure, process_memory_mb
 
 MIB = 2**20
 
