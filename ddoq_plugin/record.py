@@ -281,7 +281,7 @@ def modern(row: Mapping[str, Any]) -> dict[str, Any]:
         kinds = [row.get(f"seconds_{kind}") for kind in ("latents", "codebooks", "images")]
         parts = sum(float(value) for value in kinds if not is_missing(value))
         rest = float(whole) - parts
-        added["seconds_own"] = rest if rest > 0.01 * parts else None  # sums differ by rounding
+        added["seconds_own"] = rest if rest >= 0.01 * parts else None  # sums differ by rounding
     prior = row.get("prior")
     if isinstance(prior, str) and "/" in prior:
         name, _, path = prior.partition(" ")

@@ -169,11 +169,12 @@ def _check_same_sets(frames: Sequence[pd.DataFrame]) -> None:
 
 
 def _reference(frame: pd.DataFrame, label: str | None) -> pd.DataFrame:
-    label = label or next(iter(random_labels(frame)), "random selection")
+    labels = random_labels(frame) if label is None else [label]
     rows = _sets(frame)
-    rows = rows[rows["label"] == label]
+    rows = rows[rows["label"].isin(labels[:1])]
     if rows.empty:
-        raise EvaluationError(f"the rows have no sets labelled {label!r} to compare with; add that method to the sweep")
+        which = "of random selection" if label is None else f"labelled {label!r}"
+        raise EvaluationError(f"the rows have no sets {which} to compare with; add that method to the sweep")
     return rows[[*CELL, "top1"]]
 
 

@@ -243,9 +243,7 @@ def _typed(name: str, values: pd.Series) -> pd.Series:
         try:
             made = texts.map(float if dtype == "float64" else _whole)
         except ValueError:
-            message = (
-                f"the column {name!r} of the result rows has a value that is no {dtype}; correct or remove its row"
-            )
+            message = f"the column {name!r} of the result rows has a value that is no {dtype}; correct its row"
             raise EvaluationError(message) from None
     return made.astype(dtype).reindex(values.index)
 
