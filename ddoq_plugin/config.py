@@ -28,6 +28,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import ConfigError, nearest
+from .record import prior_name
 
 
 class _Schema(BaseModel):
@@ -59,6 +60,11 @@ class PriorConfig(_Named):
     path: str | None = None
     train: str | None = None
     seed: int = 0
+
+    @property
+    def title(self) -> str:
+        """The prior as rows and tables name it, without folders of this machine."""
+        return prior_name(self.name, self.train, self.path)
 
 
 class MethodConfig(_Named):
@@ -169,14 +175,6 @@ class SweepConfig(_Schema):
         if doubles:
             raise ValueError(f"{', '.join(doubles)} is given twice; remove one")
         return values
-
-    @property
-    def prior_name(self) -> str | None:
-        """The prior in words, without the place of its files: its name and its recipe or folder."""
-        prior = self.prior
-        if prior is None:
-            return None
-        return " ".join(filter(None, [prior.name, prior.train or (prior.path and Path(prior.path).name)]))
 
     @property
     def output_folder(self) -> Path:

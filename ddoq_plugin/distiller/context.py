@@ -90,7 +90,7 @@ class DistillContext(NetworkDoors):
             "settings": json.loads(method.config.model_dump_json()),
             "dataset": self.data.name,
             "dataset_fingerprint": self.data.fingerprint,
-            "prior": self.prior_name,
+            "prior": None if self.prior is None else getattr(self.prior, "title", "") or self.prior.name,
             "prior_fingerprint": None if self.prior is None else self.prior.fingerprint[:12],
             "ipc": ipc,
             "clusters": clusters,

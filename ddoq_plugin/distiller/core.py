@@ -65,7 +65,6 @@ class ContextCore:
         *,
         device: str | None = None,
         progress: bool = False,
-        prior_name: str | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         if store is None:
@@ -74,7 +73,6 @@ class ContextCore:
             store = Store(folder)
         self.data, self.prior, self.store, self.progress = data, prior, store, progress
         self.device = device or str(getattr(prior, "device", "cpu"))
-        self.prior_name = prior_name or getattr(prior, "name", None)
         self._identity = identity
         if prior is not None:
             prior.bind_classes(data.class_names, data.wnids)

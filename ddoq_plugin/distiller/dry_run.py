@@ -25,6 +25,7 @@ class PriorFacts:
     latent_shape: tuple[int, int, int]
     image_size: int
     can_denoise: bool
+    title: str = ""
 
     @classmethod
     def of(cls, prior: Prior) -> PriorFacts:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..distiller.dry_run import PriorFacts
+from ..record import read_row
 from ..sweeps.grid import Grid, row_key
-from ..sweeps.rows import read_row
 from ..sweeps.session import SweepSession
 from .workload import Crop
 

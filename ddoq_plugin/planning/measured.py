@@ -11,6 +11,7 @@ from typing import Any
 
 from ..config import SweepConfig
 from ..distiller import Distiller, Work
+from ..record import modern
 from ..store.artifacts import MANIFEST, hash_key
 from .rates import device_name
 
@@ -29,7 +30,8 @@ class Measured:
 
     def __init__(self, config: SweepConfig, device: str, dataset: str, protocol: str) -> None:
         self.device, self._store = device, config.store_folder
-        self._prior, self._teacher = config.prior_name, None if config.teacher is None else config.teacher.student
+        self._prior = None if config.prior is None else config.prior.title
+        self._teacher = None if config.teacher is None else config.teacher.student
         self._protocol = protocol
         self._rows = [row for row in _rows(config.output_folder.parent) if row.get("dataset") == dataset]
         self._by_kind: dict[str, dict[str, float]] = {}
@@ -95,4 +97,4 @@ def _rows(runs: Path) -> Iterator[dict[str, Any]]:
         except (OSError, ValueError):
             continue
         if isinstance(row, dict) and row.get("status") == "done":
-            yield row
+            yield modern(row)

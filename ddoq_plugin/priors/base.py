@@ -28,6 +28,7 @@ class Prior(ABC):
     """
 
     name: str
+    title: str = ""  # as configured, with its recipe or the last part of its path; empty: the name
     latent_shape: tuple[int, int, int]
     image_size: int
     fingerprint: str

@@ -31,6 +31,7 @@ class SetSpec:
     ipc: int
     clusters: int | None
     seed: int
+    place: int | None = None  # of the method's line in its config
 
     @property
     def title(self) -> str:
@@ -47,7 +48,7 @@ class SetSpec:
         return self._distiller
 
     def __reduce__(self) -> tuple[Any, ...]:  # without the method, whose class another process may have to load first
-        return SetSpec, (self.method, self.settings, self.label, self.ipc, self.clusters, self.seed)
+        return SetSpec, (self.method, self.settings, self.label, self.ipc, self.clusters, self.seed, self.place)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class RowSpec:
     student: str
     seed: int
     set: SetSpec | None = None
+
+    def known(self) -> dict[str, Any]:
+        """Return what a row says of itself before it is trained; see :func:`ddoq_plugin.record.make_row`."""
+        about: dict[str, Any] = {"kind": self.kind, "student": self.student, "seed": self.seed}
+        if self.set is None:
+            return about | {"method": self.kind, "label": self.kind}
+        spec = self.set
+        about |= {name: getattr(spec, name) for name in ("method", "label", "place", "ipc", "clusters")}
+        return about | {"settings": spec.distiller().config.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -71,9 +81,9 @@ class Grid:
 def make_grid(config: SweepConfig) -> Grid:
     """Expand a config. Raises ConfigError for a method or setting that does not exist."""
     sets: list[SetSpec] = []
-    for method_config in config.methods:
-        for settings, label in method_variants(method_config):
-            sets += _sets_of(config, method_config, settings, label)
+    variants = [(method, *variant) for method in config.methods for variant in method_variants(method)]
+    for place, variant in enumerate(variants):
+        sets += _sets_of(config, *variant, place)
     _check_labels(sets)
     rows = [RowSpec("distilled", student, s.seed, s) for s in sets for student in config.students]
     if config.full_data:
@@ -109,7 +119,9 @@ def row_key(spec: RowSpec, context: DistillContext, training_key: dict[str, Any]
     return hash_key(key)[:20]
 
 
-def _sets_of(config: SweepConfig, method: MethodConfig, settings: dict[str, Any], label: str) -> list[SetSpec]:
+def _sets_of(
+    config: SweepConfig, method: MethodConfig, settings: dict[str, Any], label: str, place: int
+) -> list[SetSpec]:
     uses_clusters = make_distiller(method.name, settings).uses_clusters
     made = []
     for ipc in config.ipc:
@@ -117,7 +129,7 @@ def _sets_of(config: SweepConfig, method: MethodConfig, settings: dict[str, Any]
         wanted = [ipc if k == "ipc" else k for k in asked] if uses_clusters else [None]
         for clusters in dict.fromkeys(wanted):
             for seed in config.seeds:
-                made.append(SetSpec(method.name, settings, label, ipc, clusters, seed))
+                made.append(SetSpec(method.name, settings, label, ipc, clusters, seed, place))
     return made
 
 

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import SweepConfig, load_config, valid
 from ..errors import ConfigError
+from ..record import failure, make_row, read_row, write_row
 from ..report import load_rows
 from ..store.artifacts import write_atomic
 from ..store.provenance import machine, provenance_columns
 from .grid import Grid, RowSpec, SetSpec, make_grid, row_key
 from .resolve import check_device, resolved
-from .rows import describe_row, failure, read_row, write_row
 from .session import SweepSession
 from .stages import Stages
 from .trials import Trial, run_trials
@@ -219,7 +219,7 @@ class _Run:
         """Run trials under Ray Tune; rows of a trial that died with its worker are written as failed."""
         if not trials:
             return
-        described = [(trial, {key: self.base_row(key) for key in trial.keys}) for trial in trials]
+        described = [(trial, {key: self.known(key) for key in trial.keys}) for trial in trials]
         run_trials(self.config, stages.shared, described, self.row_folder, progress=self.progress)
         lost = {key: self.rows[key] for trial in trials for key in trial.keys if read_row(self.row_folder, key) is None}
         self.fail(lost, RuntimeError(f"the training ended its worker process {ATTEMPTS} times (out of memory?)"))
@@ -229,11 +229,11 @@ class _Run:
 
     def fail(self, rows: dict[str, RowSpec], problem: Exception) -> None:
         for key in rows:
-            write_row(self.row_folder, key, self.base_row(key) | failure(problem))
+            write_row(self.row_folder, key, make_row(self.known(key), None, failure(problem)))
 
-    def base_row(self, key: str) -> dict[str, Any]:
-        """Return the columns of a row that are known before it is trained."""
-        return describe_row(self.rows[key]) | self.common
+    def known(self, key: str) -> dict[str, Any]:
+        """Return what is known of a row before it is trained."""
+        return self.rows[key].known() | self.common
 
     @functools.cached_property
     def common(self) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class _Run:
         return {
             "run": self.config.name,
             "dataset": self.session.data.name,
-            "prior": self.config.prior_name,
+            "prior": None if self.config.prior is None else self.config.prior.title,
             "teacher": None if teacher is None else teacher.student,
             "protocol": self.session.evaluator.protocol.name,
             "config_hash": self.session.config_hash,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,6 @@ from ..evaluation.evaluator import Evaluator
 from ..priors.source import PriorSource
 from ..registry import load_plugin
 from ..store.artifacts import MANIFEST, Store, cost_of, hash_key
-from ..store.cost import Cost
-from ..store.metering import cost_columns
 from .grid import Grid, SetSpec, set_key
 from .shared import is_index
 
@@ -112,7 +109,6 @@ class SweepSession:
             self.store,
             device=self.device,
             progress=self.progress,
-            prior_name=self.config.prior_name,
             identity=self.identity,
         )
 
@@ -187,13 +183,13 @@ class SweepSession:
         """Return where a set is or will be stored."""
         return self.store.path("sets", set_key(spec, self.planned))
 
-    def train(self, trial: Trial) -> dict[str, Any]:
-        """Train the student of a trial and return the columns of its rows."""
+    def train(self, trial: Trial) -> tuple[DistilledSet | None, dict[str, Any]]:
+        """Train the student of a trial; return its set (None: all data) and the result's columns."""
         if trial.set is None:
             twice = trial.kind == "full_data_2x"
-            return self.evaluator.evaluate_full_data(trial.student, trial.seed, twice=twice)
+            return None, self.evaluator.evaluate_full_data(trial.student, trial.seed, twice=twice)
         made = self.distill(trial.set)
-        return {**set_columns(made), **self.evaluator.evaluate(made, trial.student, trial.seed)}
+        return made, self.evaluator.evaluate(made, trial.student, trial.seed)
 
     def describe(self) -> dict[str, Any]:
         """Return what tables say beside the rows: data, protocol, teacher, prior."""
@@ -239,14 +235,3 @@ class SweepSession:
         asked = [[m.name, m.options(), m.clusters] for m in config.methods]
         grid = [asked, config.ipc, config.clusters, config.students, config.seeds, config.full_data]
         return hash_key([self.data.fingerprint, self.identity, self.evaluator.key, grid])[:12]
-
-
-def set_columns(made: DistilledSet) -> dict[str, Any]:
-    """Return the columns of a row that describe its set and what it cost; ``distill`` is all that went into the set."""
-    stats = made.provenance.get("stats", {})
-    columns = {name: stats.get(name) for name in ("w2_used", "w2_uniform", "effective_sample_size", "space")}
-    costs = {kind: Cost(**cost) for kind, cost in made.provenance.get("cost", {}).items()}
-    for kind in ("latents", "codebooks", "images"):
-        columns |= cost_columns(kind, costs.get(kind))
-    whole = replace(Cost.total(costs.values()), images=len(made)) if costs else None
-    return columns | cost_columns("distill", whole) | {"set_hash": made.hash, "image_hash": made.image_hash}

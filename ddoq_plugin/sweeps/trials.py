@@ -16,8 +16,8 @@ from typing import Any
 
 from ..config import SweepConfig
 from ..progress import bar
+from ..record import failure, make_row, write_row
 from .grid import SetSpec
-from .rows import failure, write_row
 from .session import SweepSession
 from .shared import SharedFacts
 from .worker import open_session
@@ -43,7 +43,7 @@ def run_trials(
     *,
     progress: bool,
 ) -> None:
-    """Train every trial; ``trials`` come with the known columns of their rows, by key.
+    """Train every trial; ``trials`` come with what is known of their rows, by key.
 
     A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all.
     """
@@ -116,9 +116,9 @@ def train_trial(
 ) -> dict[str, Any]:
     """Train one student and write its rows; a failure becomes rows too, since a sweep goes on."""
     try:
-        columns = {"status": "done", **session().train(trial)}
+        made, result = session().train(trial)
     except Exception as problem:
-        columns = failure(problem)
-    for key, base in rows.items():
-        write_row(row_folder, key, base | columns)
-    return {"top1": columns.get("top1", float("nan"))}
+        made, result = None, failure(problem)
+    for key, known in rows.items():
+        write_row(row_folder, key, make_row(known, made, result))
+    return {"top1": result.get("top1", float("nan"))}

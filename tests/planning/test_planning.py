@@ -18,9 +18,9 @@ from ddoq_plugin.planning.measured import Measured
 from ddoq_plugin.planning.model_facts import prior_facts, student_facts
 from ddoq_plugin.planning.rates import load_rates, pick_hardware
 from ddoq_plugin.planning.workload import banks, declare, trainings
+from ddoq_plugin.record import make_row, write_row
 from ddoq_plugin.sweeps.grid import make_grid, row_key
 from ddoq_plugin.sweeps.resolve import resolved
-from ddoq_plugin.sweeps.rows import describe_row, write_row
 from ddoq_plugin.sweeps.session import SweepSession
 
 HARD = """\
@@ -176,7 +176,7 @@ def test_what_is_done_is_found(config):
     session.distill(spec)
     row = next(one for one in grid.rows if one.set == spec)
     key = row_key(row, session.planned, session.evaluator.key)
-    write_row(session.config.output_folder / "rows", key, {**describe_row(row), "status": "done"})
+    write_row(session.config.output_folder / "rows", key, make_row(row.known()))
     after = make_plan(config)
     assert after.rows_done == 1 and stages(after)["train"].done == 1
     assert stages(after)["sets"].done == 1 and 0 < stages(after)["latents"].done < stages(after)["latents"].tasks

@@ -204,4 +204,4 @@ def check_cost(row):
         assert row[f"seconds_{stage}"] > 0 and row[f"peak_memory_mb_{stage}"] > 50, stage
         assert row[f"images_per_second_{stage}"] > 0 and row[f"device_{stage}"] == "cpu", stage
     assert row["seconds_label"] is None, "hard labels cost nothing"
-    assert row["peak_memory_mb"] == row["peak_memory_mb_train"] and row["device"] == "cpu"
+    assert "peak_memory_mb" not in row and "device" not in row
