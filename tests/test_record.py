@@ -171,18 +171,7 @@ def test_rows_of_earlier_versions_are_read_under_the_names_of_today():
     assert modern(row) == row
 
 
-def knows_a_method(room, reason):
-    return pytest.param(room, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
-@pytest.mark.parametrize(
-    "room",
-    [
-        "report",
-        knows_a_method("planning", "it prices the pipeline of one method, until methods declare their work"),
-        knows_a_method("sweeps", "it tells its own warnings by a name that is also a method's"),
-    ],
-)
+@pytest.mark.parametrize("room", ["report", "planning", "sweeps"])
 def test_no_method_is_named_or_imported(room):
     names, found = set(DISTILLERS.names()), []
     for file in sorted((PACKAGE / room).rglob("*.py")):

@@ -37,7 +37,7 @@ class StageWorker:
             if self._session is None:
                 self._session = open_session(*self._shared)
             result = TASKS[task](self._session, argument)
-        return result, [str(one.message) for one in caught if "ddoq" in one.filename]
+        return result, [str(one.message) for one in caught if "ddoq_" in one.filename]
 
 
 def open_session(config_text: str, stage: str, shared: SharedFacts) -> SweepSession:
