@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, nearest
-from .registry import source_hash
 from .store.artifacts import Store, hash_tensors, link_files, write_atomic
+from .store.code import code_hash
 from .store.tensor_files import empty_tensor, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class DistilledSet:
         if store is None:
             self._write_images(folder)
         else:
-            key = {"image_hash": self.image_hash, "class_names": self.class_names, "code": source_hash(__name__)}
+            key = {"image_hash": self.image_hash, "class_names": self.class_names, "code": code_hash(__name__)}
             link_files(store.get("set_images", key, self._write_images), folder)
         rows = {"file_name": self._file_names(), "label": self.labels.tolist(), "weight": self.weights.tolist()}
         pd.DataFrame(rows).to_parquet(folder / "train" / METADATA, index=False)

@@ -246,7 +246,7 @@ def read_row(folder: Path, key: str) -> dict[str, Any] | None:
     file = folder / f"{key}.json"
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
         row = None

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import DistillError
-from ..registry import source_hash
 from ..seeding import derive_seed
 from ..store.artifacts import hash_key, hash_tensors
+from ..store.code import code_hash
 from ..store.cost import Cost
 from ..store.metering import measure
 from ..store.tensor_files import read_tensors
@@ -106,7 +106,7 @@ class LatentDoors(ContextCore):
         latents = self._encoder(class_id, options).key
         shared = {"latents": latents, "options": options.model_dump()}
         key = {**shared, "clusters": clusters, "seed": seed}
-        key["code"] = [source_hash("ddoq_plugin.quantization"), source_hash(make_codebooks.__module__)]
+        key["code"] = code_hash(make_codebooks.__module__)
         count, numbers = float(self.class_size(class_id)), self._numbers(options)
         once, each = {"product_flops": count**2 * numbers}, {"codebooks": 1.0}
         if options.clustering != "lloyd":

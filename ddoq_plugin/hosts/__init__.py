@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import importlib
 
+from ..registry import Entry
+
+STUDENTS = [
+    Entry("ddranking:", "ddoq_plugin.hosts.networks:build_host_student", "every model of DD-Ranking, with the extra")
+]
+
 _HOME = {
     "score_with_ddranking": "ddranking",
     "HostSettings": "settings",

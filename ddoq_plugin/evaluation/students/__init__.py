@@ -1,7 +1,7 @@
 """Student architectures, by name: a factory is called as ``factory(num_classes, image_size)`` and returns a module.
 
-Importing this package loads no torch; :func:`build_student` is imported on first use. Besides the names of ``ENTRIES``
-every ``timm:NAME`` and ``torchvision:NAME`` is a student.
+Importing this package loads no torch; :func:`build_student` is imported on first use. Names that end in ":" are
+namespaces: every ``timm:NAME`` and ``torchvision:NAME`` is a student.
 
 Flags of an entry: ``family``; ``min_size``, the smallest image size in pixels it accepts; ``channels_last``, whether
 its layers run faster in that memory format (with instance norm that is so on a CPU, where it has its own kernels:
@@ -102,6 +102,11 @@ ENTRIES = [
         embedded=True,
         channels_last="cpu",
     ),
+]
+
+ENTRIES += [
+    Entry("timm:", f"{_HERE}.build:timm_student", "every architecture of timm, without pretrained weights"),
+    Entry("torchvision:", f"{_HERE}.build:torchvision_student", "every architecture of torchvision, without weights"),
 ]
 
 __all__ = ["ENTRIES", "build_student", "flag_of"]
