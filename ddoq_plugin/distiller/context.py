@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DistillError
 from ..registry import source_hash
 from ..store.artifacts import hash_key, hash_tensors
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 from .checkpoints import CHECKPOINT
 from .generation import GENERATION_GROUP, at_size
 from .networks import NetworkDoors

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DistillError
 from ..registry import source_hash
 from ..seeding import derive_seed
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 from ..store.tensor_files import Stream, read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from ..errors import DistillError
 from ..registry import source_hash
 from ..seeding import derive_seed
 from ..store.artifacts import hash_key, hash_tensors
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 from ..store.tensor_files import read_tensors
 from .codebooks import codebook_bytes, load_codebook, make_codebooks, save_codebook
 from .core import ContextCore
