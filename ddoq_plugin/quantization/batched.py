@@ -18,8 +18,9 @@ from . import batched_kernels
 from .batched_kernels import Problem, costs, lloyd, offsets, run_state, seed_greedy
 from .checks import as_matrix, as_weights, check_clusters, check_finite, too_large
 from .codebook import Codebook, codebook_of
-from .gram import DOUBLE_DIMENSIONS, RESOLVED, Settings, default_restarts, gram_codebooks, uniform_draws
-from .precision import full_precision
+from .gram import DOUBLE_DIMENSIONS, RESOLVED
+from .gram_codebooks import Settings, default_restarts, gram_codebooks, uniform_draws
+from .matmul import full_precision
 
 _CPU_BYTES = 1 << 30  # working memory of a chunk where the device does not say what is free
 _FREE_SHARE = 0.4

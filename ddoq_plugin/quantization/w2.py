@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..errors import QuantizationError
 from .checks import as_matrix, as_weights, check_finite, too_large
-from .matmul import BLOCK_ELEMENTS, affine
-from .precision import full_precision
+from .matmul import BLOCK_ELEMENTS, affine, full_precision
 from .transport import transport_cost
 
 _BLOCK = 4096  # samples whose distances are held at once in the closed form

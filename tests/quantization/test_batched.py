@@ -9,7 +9,8 @@ from ddoq_plugin.errors import QuantizationError
 from ddoq_plugin.quantization import quantize, quantize_classes, w2_squared
 from ddoq_plugin.quantization.batched import batched_codebooks
 from ddoq_plugin.quantization.batched_kernels import Problem, costs, exchange, lloyd, seed_greedy
-from ddoq_plugin.quantization.gram import Settings, gram_matrix, seeded_labels, uniform_draws
+from ddoq_plugin.quantization.gram import gram_matrix
+from ddoq_plugin.quantization.gram_codebooks import Settings, seeded_labels, uniform_draws
 
 
 def normal(count, dimensions=90, seed=0):
