@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...lazy_imports import lazy_names
 from ...registry import Entry
 
 if TYPE_CHECKING:
@@ -105,11 +106,4 @@ ENTRIES = [
 ]
 
 __all__ = ["ENTRIES", "build_student", "flag_of"]
-
-
-def __getattr__(name: str) -> object:
-    if name in ("build_student", "flag_of"):
-        from . import build
-
-        return getattr(build, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__)
