@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import ConfigError, EvaluationError, nearest
+from ..errors import ConfigError, EvaluationError, explain, nearest
 from ..evaluation.protocol import Protocol, by_ipc, load_protocol
 
 HOST_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # ddranking 0.2.0, metrics/soft_label.py:211
@@ -59,10 +59,7 @@ def host_settings(preset: str = "leaderboard", **changes: Any) -> HostSettings:
     try:
         return HostSettings(**{**PRESETS[preset], **changes})
     except ValidationError as problem:
-        first = problem.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        hint = nearest(key, HostSettings.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"setting {key}: {first['msg']}{hint}") from None
+        raise ConfigError(explain(problem, HostSettings, "setting")) from None
 
 
 def score_protocol(settings: HostSettings) -> Protocol:
