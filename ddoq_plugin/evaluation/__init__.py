@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ..lazy_imports import lazy_names
 
 if TYPE_CHECKING:
-    from .convergence import check_convergence
     from .protocol import Protocol, load_protocol, protocol_names
     from .scoring import Scores, score
     from .soft_labels import SoftLabelBank, bank_key, bank_steps, make_bank
@@ -21,6 +20,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Protocol", "load_protocol", "protocol_names", "build_student", "check_student", "Teacher", "train_teacher",
     "pretrained_teacher", "SoftLabelBank", "make_bank", "bank_key", "bank_steps", "TrainingSet", "StudentResult",
-    "train_student", "Scores", "score", "check_convergence",
+    "train_student", "Scores", "score",
 ]  # fmt: skip
 __getattr__, __dir__ = lazy_names(__name__)

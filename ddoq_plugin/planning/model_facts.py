@@ -43,12 +43,6 @@ class PriorCard:
     weights_bytes: int
     precision: Precision
 
-    @property
-    def dimension(self) -> int:
-        """Numbers of a latent."""
-        channels, height, width = self.latent_shape
-        return channels * height * width
-
 
 @functools.lru_cache
 def student_facts(name: str, classes: int, image_size: int) -> StudentCard:

@@ -142,9 +142,9 @@ def _gram(
     points: Tensor, shares: Tensor | None, name: str | None, keys: list[tuple[int, int]], settings: Settings
 ) -> dict[tuple[int, int], Codebook]:
     if points.is_cuda and not settings.balanced:
-        from .batched import batched_codebooks
+        from .batched import batched_codebook
 
-        return {key: batched_codebooks([points], [shares], [name], *key, settings)[0] for key in keys}
+        return {key: batched_codebook(points, shares, name, *key, settings) for key in keys}
     device = points.device
     found = gram_codebooks(points.cpu(), None if shares is None else shares.cpu(), name, keys, settings)
     return {key: book.to(device) for key, book in found.items()}
