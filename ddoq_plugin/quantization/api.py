@@ -115,7 +115,10 @@ def quantize_many(
         else:
             found[key] = streamed_codebook(points, *key, batch_size, method == "d4m", name)
     if in_gram_domain:
-        found |= _gram(points, shares, name, in_gram_domain, settings)
+        # many small dependent steps: on the CPU also where the latents lie on a GPU
+        on_cpu = points.cpu(), None if shares is None else shares.cpu()
+        made = gram_codebooks(*on_cpu, name, in_gram_domain, settings)
+        found |= {key: book.to(points.device) for key, book in made.items()}
     return found
 
 
@@ -136,18 +139,6 @@ def gram_pays(samples: int, dimensions: int, clusters: int, restarts: int | None
     passes = _ITERATIONS * samples * clusters
     gram = samples**2 * dimensions / 2 + restarts * (samples**2 + 3 * passes)
     return samples <= _ALWAYS_GRAM or gram <= _WORTH * passes * (dimensions + 3)
-
-
-def _gram(
-    points: Tensor, shares: Tensor | None, name: str | None, keys: list[tuple[int, int]], settings: Settings
-) -> dict[tuple[int, int], Codebook]:
-    if points.is_cuda and not settings.balanced:
-        from .batched import batched_codebook
-
-        return {key: batched_codebook(points, shares, name, *key, settings) for key in keys}
-    device = points.device
-    found = gram_codebooks(points.cpu(), None if shares is None else shares.cpu(), name, keys, settings)
-    return {key: book.to(device) for key, book in found.items()}
 
 
 def _check_options(
