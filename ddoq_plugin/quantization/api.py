@@ -64,17 +64,11 @@ def quantize(
         QuantizationError: K out of range, NaN or infinity (the class and the sample named), bad weights, options that
             do not go together.
     """
-    options = {
-        "weights": weights,
-        "method": method,
-        "masses": masses,
-        "restarts": restarts,
-        "exchange": exchange,
-        "max_iterations": max_iterations,
-        "batch_size": batch_size,
-        "name": name,
-    }
-    return quantize_many(latents, [clusters], [seed], **options)[clusters, seed]
+    made = quantize_many(
+        latents, [clusters], [seed], weights=weights, method=method, masses=masses, restarts=restarts,
+        exchange=exchange, max_iterations=max_iterations, batch_size=batch_size, name=name,
+    )  # fmt: skip
+    return made[clusters, seed]
 
 
 @full_precision()
