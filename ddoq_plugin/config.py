@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, explain, first_mistake, nearest
 from .record import prior_name
 
 
@@ -219,7 +219,9 @@ def valid(
     try:
         return model(**content)
     except ValidationError as problem:
-        raise ConfigError(_complaint(problem, path, node, model)) from None
+        place, _ = first_mistake(problem)
+        where = f"{path}:{_line_of(place, node)}" if node is not None else str(path)
+        raise ConfigError(f"{where}: {explain(problem, model)}") from None
 
 
 def find_config(source: str | Path) -> Path:
@@ -265,22 +267,6 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
     content[last] = value
 
 
-def _complaint(problem: ValidationError, path: Path | str, node: yaml.Node | None, model: type[BaseModel]) -> str:
-    first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")  # a misspelling comes first
-    internal = ("function-", "list[", "constrained-", "literal[")  # pydantic's own steps on the way to the value
-    location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))]
-    where = f"{path}:{_line_of(location, node)}" if node is not None else str(path)
-    key = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(location[:-1], model)
-        known = f"{nearest(str(location[-1]), fields)} (known: {', '.join(fields)})"
-        return f"{where}: unknown key {key!r}{known}"
-    if first["type"] == "missing":
-        return f"{where}: the key {key!r} is missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {message[0].lower()}{message[1:]}, got {first.get('input')!r}"
-
-
 def _line_of(location: list[str | int], node: yaml.Node) -> int:
     """Return the line, from 1, of the last part of ``location`` that stands in the file."""
     found, line = node, node.start_mark.line
@@ -300,12 +286,6 @@ def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
         return node.value[part].start_mark.line, node.value[part]
     return None
-
-
-def _fields_at(location: list[str | int], model: type[BaseModel]) -> list[str]:
-    inner = {"teacher": TeacherConfig, "resources": ResourcesConfig, "stages": StagesConfig}
-    inner |= dict.fromkeys(STAGES, StageResources)
-    return list((inner.get(str(location[-1]), model) if location else model).model_fields)
 
 
 def _double_key(node: yaml.Node | None) -> yaml.Node | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import EvaluationError
 from .store.artifacts import write_atomic
-from .store.cost import Cost
+from .store.metering import Cost
 from .store.provenance import provenance_columns
 
 if TYPE_CHECKING:

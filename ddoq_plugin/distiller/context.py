@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DistillError
 from ..store.artifacts import hash_key, hash_tensors
 from ..store.code import code_hash
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 from .checkpoints import CHECKPOINT
 from .encoding import prior_module
 from .generation import GENERATION_GROUP, at_size

@@ -16,8 +16,7 @@ from ..errors import DistillError
 from ..progress import bar
 from ..store.artifacts import Store, cost_of
 from ..store.code import code_hash
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 from ..store.tensor_files import empty_tensor
 from .checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from .work import Effort, Work, all_work

@@ -18,8 +18,7 @@ from ..errors import DistillError
 from ..registry import PRIORS
 from ..seeding import derive_seed
 from ..store.code import code_hash
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 from ..store.tensor_files import Stream, read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..progress import bar
 from ..store.code import code_hash
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 from ..store.tensor_files import Stream, write_tensors
 from .encoding import prior_module
 

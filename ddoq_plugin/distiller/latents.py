@@ -12,8 +12,7 @@ from ..errors import DistillError
 from ..seeding import derive_seed
 from ..store.artifacts import hash_key, hash_tensors
 from ..store.code import code_hash
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 from ..store.tensor_files import read_tensors
 from .codebooks import codebook_bytes, load_codebook, make_codebooks, save_codebook
 from .core import ContextCore
@@ -133,10 +132,8 @@ class LatentDoors(ContextCore):
         class_id, _, _, options = works[0].argument
         wanted = {work.argument[1:3]: work for work in works}
         latents, name = self.latents(class_id, options).flatten(1), self.class_names[class_id]
-        if self.device.startswith("cuda"):
-            latents = latents.to(self.device)
         started = time.perf_counter()
-        with measure(self.device) as meter:
+        with measure() as meter:
             made = make_codebooks(latents, list(wanted), options, name)
         share = (time.perf_counter() - started) / len(made)
         cost = Cost(share, len(latents), meter.device, meter.peak_memory_mb)

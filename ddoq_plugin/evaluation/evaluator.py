@@ -15,8 +15,7 @@ from ..record import cost_columns
 from ..seeding import derive_seed
 from ..store.artifacts import Store, cost_of, hash_file
 from ..store.code import code_hash
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.metering import Cost, measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,18 +5,17 @@ Results of different protocols differ by tens of points, so a protocol is named 
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import importlib.resources
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import ConfigError, UnknownNameError, nearest
+from ..errors import ConfigError, UnknownNameError, explain, nearest
 
 MORE = "more"
 ByIPC = int | dict[int | Literal["more"], int]
@@ -261,26 +260,4 @@ def parse_protocol(text: str, *, where: str) -> Protocol:
     try:
         return Protocol.model_validate(fields)
     except ValidationError as problem:
-        raise ConfigError(f"{where}: {_explain(problem.errors()[0])}") from problem
-
-
-def _explain(error: Any) -> str:
-    """Return one clause for a pydantic error, with the nearest key where a key is unknown."""
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg']}" if key else error["msg"]
-    known = _fields_at(error["loc"][:-1])
-    close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.4)
-    return f"unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})")
-
-
-def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Protocol
-    for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if part == "students":
-            return list(StudentNumbers.model_fields)
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+        raise ConfigError(f"{where}: {explain(problem, Protocol)}") from problem

@@ -54,13 +54,7 @@ def ddranking(
     dataset = _dataset(data, _pairs(data_option))
     names = getattr(dataset, "class_names", None)
     sets = {label: DistilledSet.load(path, names) for label, path in zip(_labels(folders), folders, strict=True)}
-    shared: dict[str, Any] = {
-        "teacher": teacher,
-        "settings": settings,
-        "seed": seed,
-        "device": device,
-        "work_folder": work,
-    }
+    shared = {"teacher": teacher, "settings": settings, "seed": seed, "device": device, "work_folder": work}
     rows = pd.DataFrame(_score(evaluator, sets, dataset, list(dict.fromkeys(metric)), student, shared))
     if csv is not None:
         rows.to_csv(csv, index=False)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..errors import ConfigError, EvaluationError, nearest
+from ..errors import ConfigError, EvaluationError, explain, nearest
 from ..evaluation.protocol import Protocol, by_ipc, load_protocol
+from ..record import is_weighted
+
+if TYPE_CHECKING:
+    from ..distilled_set import DistilledSet
 
 HOST_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # ddranking 0.2.0, metrics/soft_label.py:211
 
@@ -59,10 +64,7 @@ def host_settings(preset: str = "leaderboard", **changes: Any) -> HostSettings:
     try:
         return HostSettings(**{**PRESETS[preset], **changes})
     except ValidationError as problem:
-        first = problem.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        hint = nearest(key, HostSettings.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"setting {key}: {first['msg']}{hint}") from None
+        raise ConfigError(explain(problem, HostSettings, "setting")) from None
 
 
 def score_protocol(settings: HostSettings) -> Protocol:
@@ -122,6 +124,20 @@ def teacher_training(settings: HostSettings, protocol: Protocol) -> Protocol:
     """Return the teachers' protocol, normalised as the students' (the host's checkpoints say nothing of it)."""
     teacher = load_protocol(settings.teacher_protocol)
     return teacher.model_copy(update={"normalisation": protocol.normalisation, "image_size": protocol.image_size})
+
+
+def ways_of(made: DistilledSet, weighting: str) -> list[str]:
+    """Return the ways a set is scored: a weighted one without its weights and, unless ``off``, with them."""
+    if not is_weighted(made):
+        return ["equal"]
+    return ["ignored"] if weighting == "off" else ["ignored", weighting]
+
+
+def labelled(sets: Mapping[str, DistilledSet] | Sequence[DistilledSet]) -> list[tuple[str, DistilledSet]]:
+    """Return sets with their labels: those given, or those of their provenance."""
+    if isinstance(sets, Mapping):
+        return list(sets.items())
+    return [(str(made.provenance.get("label") or f"set {number}"), made) for number, made in enumerate(sets)]
 
 
 def _optimiser(protocol: Protocol) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
-from .cost import Cost
+from .metering import Cost
 from .tensor_files import raw_chunks
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pathlib import Path
 PACKAGE = __name__.partition(".")[0]
 
 NEUTRAL = (
-    "errors", "progress", "registry", "seeding", "config", "record", "explain",  # the ground: names, messages, checks
+    "errors", "progress", "registry", "seeding", "config", "record", "lazy_imports",  # the ground: names, messages, checks
     "store",  # how artifacts are kept, not what is in them
     "distiller",  # a context's doors: what they make has keys of its own; those that shape a set are roots
     "data",  # images count by their fingerprint; the transforms that shape them again are roots
@@ -96,10 +96,6 @@ def _home(base: str, attribute: str) -> str:
                 for alias in node.names:
                     if attribute == (alias.asname or alias.name):
                         return _home(_absolute(node, base), alias.name)
-            elif isinstance(node, ast.Dict):  # the table of a package that imports its names on first use
-                for key, value in zip(node.keys, node.values, strict=True):
-                    if isinstance(key, ast.Constant) and key.value == attribute and isinstance(value, ast.Constant):
-                        return f"{base}.{value.value}"
     return base
 
 

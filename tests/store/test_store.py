@@ -13,7 +13,7 @@ import torch
 
 from ddoq_plugin.errors import StoreError
 from ddoq_plugin.store.artifacts import Store, cost_of, hash_key, hash_tensors, write_atomic
-from ddoq_plugin.store.cost import Cost
+from ddoq_plugin.store.metering import Cost
 
 
 def maker(text, calls):
