@@ -11,10 +11,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import DatasetConfig, PriorConfig, TeacherConfig, valid
+from .config import DatasetConfig, PriorConfig, TeacherConfig
 from .distilled_set import DistilledSet
 from .record import make_row
 from .store.artifacts import Store
+from .yaml_files import valid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ def evaluate(
     *,
     dataset: str | dict[str, Any] | ImageData,
     students: str | Sequence[str],
-    protocol: str,
+    protocol: str | Path | dict[str, Any],
     teacher: str | dict[str, Any] | None = None,
     seeds: int | Sequence[int] = 1,
     store: str | Path = DEFAULT_STORE,

@@ -165,12 +165,11 @@ def sweep(
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """Run a comparison, or what is missing of it, and write its report. The same command resumes after any stop."""
-    from .config import load_config, parse_value
+    from .config import load_config
     from .report import write_run_report
     from .sweeps import sweep as run
 
-    overrides = {key: parse_value(value) for key, value in map(_split, set_)}
-    settings = load_config(config, overrides)
+    settings = load_config(config, _pairs(set_))
     if plugin:
         settings = settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugin)]})
     result = run(settings, address=address)
@@ -197,10 +196,10 @@ def plan(
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """Say what a sweep will do and cost (hours, disk, memory), what of it is done, and what cannot fit (status 2)."""
-    from .config import load_config, parse_value
+    from .config import load_config
     from .planning import make_plan, parse_size, render
 
-    settings = load_config(config, {key: parse_value(value) for key, value in map(_split, set_)})
+    settings = load_config(config, _pairs(set_))
     if plugin:
         settings = settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugin)]})
     made = make_plan(
@@ -254,16 +253,9 @@ def _load(plugins: list[Path]) -> None:
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:
-    from .config import parse_value
+    from .yaml_files import parse_pairs
 
-    return {key: parse_value(value) for key, value in map(_split, texts)}
-
-
-def _split(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise typer.BadParameter(f"{text!r} is not of the form key=value")
-    return key, value
+    return parse_pairs(texts)
 
 
 def _flag(name: str, value: object) -> str:
