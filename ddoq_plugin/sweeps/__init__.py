@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 
-__all__ = ["sweep", "SweepResult"]
+_HOME = {"sweep": "run", "SweepResult": "run", "verify_run": "verify", "Verified": "verify"}
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".run", __name__), name)
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
