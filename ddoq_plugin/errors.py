@@ -62,7 +62,13 @@ def nearest(name: str, names: Iterable[str], limit: int = 3) -> str:
 def first_mistake(problem: ValidationError) -> tuple[list[str | int], Any]:
     """Return the place (keys and positions) and pydantic's facts of the mistake to tell: a misspelt key comes first."""
     first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
-    internal = ("function-", "list[", "constrained-", "literal[")  # pydantic's own steps on the way to the value
+    internal = (
+        "function-",
+        "list[",
+        "dict[",
+        "constrained-",
+        "literal[",
+    )  # pydantic's own steps on the way to the value
     return [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))], first
 
 

@@ -96,10 +96,11 @@ class Evaluator:
             if self.teacher_config.weights is not None:
                 self._weights()
             else:
-                own = load_protocol(self.teacher_config.protocol).image_size or self.data.image_size
+                teaching = load_protocol(self.teacher_config.protocol)
+                own = teaching.image_size or self.data.image_size
                 if own != size:
                     raise ConfigError(
-                        f"the teacher would be trained at {own} px (protocol {self.teacher_config.protocol!r}) and the "
+                        f"the teacher would be trained at {own} px (protocol {teaching.name!r}) and the "
                         f"students at {size} px ({self.protocol.name!r}); give both protocols one image_size"
                     )
         _ = self.key

@@ -36,9 +36,10 @@ def check_names(config: SweepConfig) -> None:
             from ..priors import load_recipe
 
             load_recipe(config.prior.train)
-    if load_protocol(config.protocol).needs_teacher and config.teacher is None:
+    protocol = load_protocol(config.protocol)
+    if protocol.needs_teacher and config.teacher is None:
         raise ConfigError(
-            f"the protocol {config.protocol!r} trains on a teacher's labels; name one (teacher: {{student: ...}})"
+            f"the protocol {protocol.name!r} trains on a teacher's labels; name one (teacher: {{student: ...}})"
         )
     if config.teacher is not None:
         check_student(config.teacher.student)

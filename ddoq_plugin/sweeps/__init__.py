@@ -8,6 +8,7 @@ from ..lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from .run import SweepResult, sweep
+    from .verify import Verified, verify_run
 
-__all__ = ["SweepResult", "sweep"]
+__all__ = ["SweepResult", "Verified", "sweep", "verify_run"]
 __getattr__, __dir__ = lazy_names(__name__)
