@@ -18,7 +18,7 @@ from pathlib import Path
 PACKAGE = __name__.partition(".")[0]
 
 NEUTRAL = (
-    "errors", "progress", "registry", "seeding", "config", "record", "lazy_imports",  # the ground: names, messages, checks
+    "errors", "progress", "registry", "seeding", "config", "record", "lazy_imports",  # the ground
     "store",  # how artifacts are kept, not what is in them
     "distiller",  # a context's doors: what they make has keys of its own; those that shape a set are roots
     "data",  # images count by their fingerprint; the transforms that shape them again are roots

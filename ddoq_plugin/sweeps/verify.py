@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import load_config
-from ..distilled_set import DistilledSet
+from ..distilled_set import PROVENANCE, DistilledSet
 from ..errors import DDOQError, EvaluationError
 from ..record import flaw
 from ..store.artifacts import MANIFEST, damaged_files
@@ -50,7 +50,7 @@ def verify_run(folder: str | Path) -> Verified:
         raise EvaluationError(f"there are no result rows in {folder / 'rows'}; give the output folder of a sweep")
     rows = [row for row in (_check_row(file, found) for file in files) if row is not None]
     _check_sets(folder, rows, found)
-    _check_store(folder, {row["image_hash"] for row in rows if row.get("image_hash")}, found)
+    _check_store(folder, found)
     return found
 
 
@@ -76,9 +76,7 @@ def _check_sets(folder: Path, rows: list[dict[str, Any]], found: Verified) -> No
             by_title.setdefault(_title(row), []).append(row)
     gone = [title for title in by_title if not (folder / "sets" / title).exists()]
     if gone:
-        found.unchecked.append(
-            f"{len(gone)} sets that are not here ({gone[0]}, ...), against the set_hash of their rows"
-        )
+        found.unchecked.append(f"the set_hash of rows of {len(gone)} sets that are not here ({gone[0]}, ...)")
     for title in by_title.keys() - set(gone):
         place = folder / "sets" / title
         target = place.resolve()
@@ -102,7 +100,7 @@ def _title(row: dict[str, Any]) -> str:
     return SetSpec(row["method"], {}, row["label"], row["ipc"], row["clusters"], row["seed"]).title
 
 
-def _check_store(folder: Path, image_hashes: set[str], found: Verified) -> None:
+def _check_store(folder: Path, found: Verified) -> None:
     links = [link.resolve() for link in (folder / "sets").glob("*") if link.exists()]
     artifacts = {path for path in links if (path / MANIFEST).is_file()}
     try:
@@ -111,14 +109,14 @@ def _check_store(folder: Path, image_hashes: set[str], found: Verified) -> None:
             config = config.model_copy(update={"store": str(next(iter(artifacts)).parents[1])})
         if not config.store_folder.is_dir():
             raise EvaluationError(f"the store {config.store_folder} is not here")
-        artifacts.update(_used(SweepSession(config), image_hashes))
-    except (DDOQError, OSError) as problem:
+        artifacts.update(_used(SweepSession(config)))
+    except (DDOQError, OSError, ValueError) as problem:
         found.unchecked.append(f"artifacts beside the linked sets ({problem})")
     for path in sorted(artifacts):
         found.whole(path)
 
 
-def _used(session: SweepSession, image_hashes: set[str]) -> Iterator[Path]:
+def _used(session: SweepSession) -> Iterator[Path]:
     """Yield the folders of the stored artifacts that a run's rows are made of; nothing is made."""
     store, config = session.store, session.config
     wanted = [] if session.evaluator.teacher_key is None else [("teachers", session.evaluator.teacher_key)]
@@ -127,10 +125,14 @@ def _used(session: SweepSession, image_hashes: set[str]) -> Iterator[Path]:
         if not session.stored(*wanted[-1]):
             raise EvaluationError("the trained prior is not in the store")
     yield from (store.path(*address) for address in wanted if session.stored(*address))
+    labelled = {f"train split {session.data.fingerprint}"}
     for spec in make_grid(config).sets:
         for work in session.declared(spec).values():
             if session.stored(work.kind, work.key):
                 yield store.path(work.kind, work.key)
+        if session.has_set(spec):
+            about = json.loads((session.set_folder(spec) / PROVENANCE).read_text(encoding="utf-8"))
+            labelled.add(about.get("image_hash"))
     for manifest in (store.root / "soft_labels").glob(f"*/{MANIFEST}"):
-        if json.loads(manifest.read_text(encoding="utf-8"))["key"].get("image_hash") in image_hashes:
+        if json.loads(manifest.read_text(encoding="utf-8"))["key"].get("image_hash") in labelled:
             yield manifest.parent
