@@ -176,7 +176,8 @@ class DistillContext(NetworkDoors):
         key = {"data": self.data.fingerprint, "rows": hash_tensors(chosen)}
         part = copy.copy(self)
         part.data = replace(self.data, train=self.data.train.subset(chosen), fingerprint=hash_key(key))
-        part._latents, part._known_work, part._last_images, part._whole = {}, {}, None, (self, kept)
+        part._latents, part._known_work, part._on_device = {}, {}, {}
+        part._last_images, part._whole = None, (self, kept)
         return part
 
     def set_key(self, method: Distiller, ipc: int, clusters: int | None, seed: int) -> dict[str, Any]:

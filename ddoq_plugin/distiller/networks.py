@@ -2,8 +2,202 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DistillError, nearest
+from ..seeding import derive_seed
+from ..store.code import code_hash
+from ..store.tensor_files import read_tensors, write_tensors
 from .latents import LatentDoors
+from .work import Effort, Work
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..evaluation.inputs import Normaliser
+
+    Sampler = Callable[[int, int, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
+
+NETWORK, SCORES, FEATURES = "network.safetensors", "scores.safetensors", "features.safetensors"
+EPOCHS = 20  # of the training whose network and scores are kept; our choice
+SCORER = "convnet3_w32"
+DEVICE_BYTES = 1 << 30  # of a class's images, kept on the device up to this size
+
+
+@dataclass(frozen=True)
+class RealBatch:
+    """Real images of one class: float32 ``[n, 3, S, S]`` in [0, 1] on the device, weights ``[n]`` of mean 1 under a
+    uniform sampler, and their places ``[n]`` in the class."""
+
+    images: torch.Tensor
+    weights: torch.Tensor
+    rows: torch.Tensor
 
 
 class NetworkDoors(LatentDoors):
     """Networks for methods that learn from them, beside the doors of the diffusion pipeline."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._on_device: dict[int, torch.Tensor] = {}
+        self._sampler: Sampler | None = None
+
+    # -- networks
+
+    def network(self, name: str, *seed: int | str) -> nn.Module:
+        """Return a fresh student in train mode on the device, its weights drawn from ``seed`` by name.
+
+        Any name that a sweep takes; the global generators stay as they were. Not stored: building it is cheap.
+        """
+        from ..evaluation.students.build import build_student
+
+        made = build_student(name, self.num_classes, self.data.image_size, seed=derive_seed("network", *seed))
+        return made.to(self.device).train()
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """What maps images in [0, 1] to a student's input: measured on the training images, differentiable."""
+        from ..evaluation.inputs import Normaliser
+
+        return Normaliser.measured(self.data.train)
+
+    def network_work(self, student: str = SCORER, seed: int = 0, epochs: int = EPOCHS) -> Work:
+        """Declare a student trained on all training images, with the scores of each; one training for all who ask."""
+        from ..evaluation.evaluator import student_code
+
+        count = len(self.data.train)
+        code = [student_code(student), code_hash("ddoq_plugin.evaluation.dynamics"), code_hash(__name__)]
+        return Work(
+            "networks",
+            {"data": self.data.fingerprint, "student": student, "seed": seed, "epochs": epochs, "code": code},
+            lambda folder: self._train(folder, student, seed, epochs),
+            title=f"train {student} for its scores",
+            stage="train",
+            effort=Effort(count * epochs, {student: 4.0 * count * epochs}),  # three for training, one for scoring
+        )
+
+    def trained(self, student: str = SCORER, seed: int = 0, epochs: int = EPOCHS) -> nn.Module:
+        """Return a student trained on all training images, in eval mode on the device; at most one training."""
+        from ..evaluation.students.build import build_student
+
+        model = build_student(student, self.num_classes, self.data.image_size, seed=0)
+        model.load_state_dict(read_tensors(self.do(self.network_work(student, seed, epochs)) / NETWORK))
+        return model.to(self.device).eval()
+
+    def scores(self, kind: str, seed: int = 0, student: str = SCORER, epochs: int = EPOCHS) -> torch.Tensor:
+        """Return a number for each training image, float32 ``[N]`` in the order of ``data.train``.
+
+        ``kind``: loss_early, loss_late, forgetting or el2n (:func:`ddoq_plugin.evaluation.dynamics.training_scores`).
+        All kinds come from one training. Raises DistillError for another kind.
+        """
+        from ..evaluation.dynamics import KINDS
+
+        if kind not in KINDS:
+            raise DistillError(f"there is no score {kind!r}{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}")
+        return read_tensors(self.do(self.network_work(student, seed, epochs)) / SCORES)[kind]
+
+    def _train(self, folder: Path, student: str, seed: int, epochs: int) -> None:
+        from ..evaluation.dynamics import training_scores
+
+        model = self.network(student, "scores", seed)
+        scores = training_scores(model, self.data.train, self.normaliser, epochs=epochs, seed=seed, device=self.device)
+        write_tensors(
+            folder / NETWORK, {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+        )
+        write_tensors(folder / SCORES, scores)
+
+    # -- features
+
+    def features(self, class_id: int, extractor: str, seed: int = 0) -> torch.Tensor:
+        """Return features of a class, float32 ``[N, d]``: ``pixels``, ``latents``, or a student's penultimate layer,
+        ``random:STUDENT`` with fresh weights or ``trained:STUDENT``; those of networks are stored.
+
+        Raises DistillError for another extractor.
+        """
+        if extractor == "pixels":
+            return self.images(class_id).flatten(1).float() / 255
+        if extractor == "latents":
+            return self.latents(class_id).flatten(1)
+        return read_tensors(self.do(self.features_work(class_id, extractor, seed)[0]) / FEATURES)["features"]
+
+    def features_work(self, class_id: int, extractor: str, seed: int = 0) -> tuple[Work, ...]:
+        """Declare the features of a class; pixels have none, latents are their own work."""
+        from ..evaluation.evaluator import student_code
+
+        kind, _, student = extractor.partition(":")
+        if extractor == "pixels":
+            return ()
+        if extractor == "latents":
+            return self.encode_work(class_id)
+        if kind not in ("random", "trained") or not student:
+            raise DistillError(
+                f"there is no extractor {extractor!r}; use pixels, latents, random:STUDENT or trained:STUDENT"
+            )
+        count = self.class_size(class_id)
+        key = {"data": self.data.fingerprint, "class": class_id, "extractor": extractor, "seed": seed}
+        key["code"] = [student_code(student), code_hash("ddoq_plugin.evaluation.features"), code_hash(__name__)]
+        needs = (self.network_work(student, seed),) if kind == "trained" else ()
+        return (
+            Work(
+                "features",
+                key,
+                lambda folder: self._extract(folder, class_id, kind, student, seed),
+                needs,
+                f"features of class {self.class_names[class_id]!r}",
+                "encode",
+                effort=Effort(count, {student: float(count)}),
+            ),
+        )
+
+    def _extract(self, folder: Path, class_id: int, kind: str, student: str, seed: int) -> None:
+        import torch
+
+        from ..evaluation.features import features_of
+
+        trained = kind == "trained"
+        model = self.trained(student, seed) if trained else self.network(student, "features", seed).eval()
+        with torch.no_grad():
+            parts = [
+                features_of(model, self.normaliser(part.to(self.device))) for part in self.images(class_id).split(256)
+            ]
+        write_tensors(folder / FEATURES, {"features": torch.cat(parts).float().cpu()})
+
+    # -- real batches
+
+    def real_batch(self, class_id: int, size: int, generator: torch.Generator) -> RealBatch:
+        """Return real images of a class drawn by the context's sampler: uniform and without repetition as far as the
+        class reaches, unless :meth:`with_sampler` gave another."""
+        import torch
+
+        rows, weights = (self._sampler or self._uniform)(class_id, size, generator)
+        if class_id not in self._on_device:
+            images = self.images(class_id)
+            kept = sum(one.numel() for one in self._on_device.values())
+            if kept + images.numel() > DEVICE_BYTES:
+                return RealBatch(images[rows].to(self.device).float() / 255, weights.to(self.device), rows)
+            self._on_device[class_id] = images.to(self.device)
+        images = self._on_device[class_id][rows.to(self.device)].float() / 255
+        return RealBatch(images, weights.to(self.device, torch.float32), rows)
+
+    def with_sampler(self, sampler: Sampler, key: Any) -> NetworkDoors:
+        """Return this context with another source of real batches; ``key`` (plain data) tells it from others in keys.
+
+        ``sampler(class_id, size, generator)`` gives places in the class, int64 ``[size]``, and weights, float32
+        ``[size]``, such as 1 / (N p) for draws of probability p.
+        """
+        other = copy.copy(self)
+        other._sampler, other._identity = sampler, {**(self._identity or {}), "sampler": key}
+        return other
+
+    def _uniform(self, class_id: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        count, drawn = self.class_size(class_id), torch.empty(0, dtype=torch.int64)
+        while len(drawn) < size:
+            drawn = torch.cat([drawn, torch.randperm(count, generator=generator)])
+        return drawn[:size], torch.ones(size)

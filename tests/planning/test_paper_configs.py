@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ddoq_plugin.config import find_config, load_config, packaged_configs
+from ddoq_plugin.config import load_config, packaged_configs
 from ddoq_plugin.evaluation import load_protocol
 from ddoq_plugin.evaluation.students.build import check_student
 from ddoq_plugin.planning.dataset_facts import assume_dataset
@@ -12,7 +12,8 @@ from ddoq_plugin.planning.refusals import check_names, unfit_sets
 from ddoq_plugin.registry import STUDENTS
 from ddoq_plugin.sweeps.grid import make_grid
 
-PAPER = sorted(path.stem for path in packaged_configs() if path.stem.startswith("image"))
+FILES = {path.stem: path for path in packaged_configs() if path.stem.startswith("image")}
+PAPER = sorted(FILES)
 EMBEDDED = ("mlp", "_w32", "_w16", "_w64")
 
 
@@ -43,7 +44,7 @@ def test_config_expands_and_names_what_exists(name):
 
 @pytest.mark.parametrize("name", PAPER)
 def test_config_says_where_its_constants_come_from(name):
-    text = find_config(name).read_text(encoding="utf-8")
+    text = FILES[name].read_text(encoding="utf-8")
     assert "our choice" in text and "paper" in text
     for key in ("ipc:", "clusters:", "students:", "protocol:", "seeds:"):
         (line,) = [one for one in text.splitlines() if one.startswith(key)]
