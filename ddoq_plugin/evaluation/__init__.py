@@ -13,19 +13,18 @@ _HOME = {
     "protocol_names": "protocol",
     "build_student": "students.build",
     "check_student": "students.build",
-    "Teacher": "teachers",
+    "Teacher": "teacher",
     "train_teacher": "teachers",
     "pretrained_teacher": "teachers",
     "SoftLabelBank": "soft_labels",
     "make_bank": "soft_labels",
     "bank_key": "soft_labels",
     "bank_steps": "soft_labels",
-    "TrainingSet": "training",
+    "TrainingSet": "training_set",
     "StudentResult": "training",
     "train_student": "training",
     "Scores": "scoring",
     "score": "scoring",
-    "check_convergence": "convergence",
 }
 __all__ = list(_HOME)
 
