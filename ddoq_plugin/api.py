@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import DatasetConfig, PriorConfig, TeacherConfig, valid
 from .distilled_set import DistilledSet
+from .record import make_row
 from .store.artifacts import Store
 
 if TYPE_CHECKING:
@@ -76,16 +77,15 @@ def evaluate(
 ) -> pd.DataFrame:
     """Train students on a set (or a folder of images of any method) and return one row a trained student.
 
-    ``teacher`` is a student's name or a mapping as in a sweep's YAML. Accuracies are percent: ``top1`` and ``top5`` on
-    the test split, ``val_top1`` on validation. Raises a DDOQError where anything does not fit, and warns where the set
-    says that it was made from another form of the dataset.
+    ``teacher`` is a student's name or a mapping as in a sweep's YAML. The columns are those of a sweep's rows
+    (``docs/columns.md``). Accuracies are percent: ``top1`` and ``top5`` on the test split, ``val_top1`` on validation.
+    Raises a DDOQError where anything does not fit, and warns where the set says that it was made from another form of
+    the dataset.
     """
-    import pandas as pd
-
     from .evaluation import load_protocol
     from .evaluation.evaluator import Evaluator
     from .priors.base import pick_device
-    from .store.provenance import provenance_columns
+    from .report import make_frame
 
     data = _data(dataset)
     names = [students] if isinstance(students, str) else list(students)
@@ -110,26 +110,17 @@ def evaluate(
             "and val_fraction): val_top1 may count images that it was made from; give it its own options",
             stacklevel=2,
         )
-    shared = {
-        "kind": "distilled",
-        "method": about.get("method"),
-        "label": about.get("label", about.get("method")),
-        "ipc": made.ipc,
-        "clusters": about.get("clusters"),
+    known = {
         "dataset": data.name,
-        "prior": about.get("prior"),
         "protocol": evaluator.protocol.name,
         "teacher": evaluator.teacher_config.student if evaluator.teacher_config else None,
         "teacher_val_top1": evaluator.teacher.val_accuracy if evaluator.teacher else None,
         "teacher_test_top1": evaluator.teacher.test_accuracy if evaluator.teacher else None,
-        "set_hash": made.hash,
-        "status": "done",
-        **provenance_columns(),
     }
     every = range(seeds) if isinstance(seeds, int) else seeds
-    return pd.DataFrame(
+    return make_frame(
         [
-            {**shared, "student": name, "seed": seed, **evaluator.evaluate(made, name, seed)}
+            make_row({**known, "student": name, "seed": seed}, made, evaluator.evaluate(made, name, seed))
             for name in names
             for seed in every
         ]

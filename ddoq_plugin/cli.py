@@ -222,7 +222,7 @@ def plan(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or rows.csv or rows.parquet files.")],
     out: Annotated[Path, typer.Option(help="The file; tables and pictures go beside it.")] = Path("RESULTS.md"),
 ) -> None:
     """Write RESULTS.md from the stored rows of one or several runs."""

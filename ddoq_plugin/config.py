@@ -28,6 +28,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import ConfigError, nearest
+from .record import prior_name
 
 
 class _Schema(BaseModel):
@@ -59,6 +60,11 @@ class PriorConfig(_Named):
     path: str | None = None
     train: str | None = None
     seed: int = 0
+
+    @property
+    def title(self) -> str:
+        """The prior as rows and tables name it, without folders of this machine."""
+        return prior_name(self.name, self.train, self.path)
 
 
 class MethodConfig(_Named):
@@ -102,8 +108,8 @@ class StageResources(_Schema):
 
 
 class StagesConfig(_Schema):
-    """Resources by stage. ``encode`` also checks the images, ``generate`` also puts the sets together, ``train`` also
-    trains the prior and the teacher."""
+    """Resources by stage. ``encode`` also checks the images, ``quantise`` also assembles sets, ``train`` also trains
+    prior and teacher."""
 
     encode: StageResources = StageResources()
     quantise: StageResources = StageResources()

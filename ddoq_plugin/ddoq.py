@@ -1,29 +1,30 @@
 """DDOQ: dataset distillation as pushforward optimal quantisation (Tan & Slade, arXiv 2501.07681).
 
-Per class: encode the images, quantise the latents optimally (centroids z_k and masses w_k), push the centroids through
-the diffusion prior, x_k = decode(denoise(noise(z_k), y)), and train students on the weighted images,
+Per class: encode the images, quantise the latents optimally (centroids c_k and masses w_k), push the centroids through
+the diffusion prior, and train students on the weighted images,
 
     min over theta of  sum_k w_k loss(x_k, y_k; theta).
 
-The masses are the shares of the class's samples in the Voronoi cells: they are the weights that bring the
-weighted points nearest to the class in Wasserstein-2 distance. D4M is the same with equal weights.
+The masses are the shares of the class's samples in the Voronoi cells. Of all weights on these points they bring the
+points nearest to the class in Wasserstein-2 distance. D4M is the same with equal weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig
+from .distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig, Effort, Work
 from .errors import DistillError, nearest
-from .seeding import derive_seed
 
 if TYPE_CHECKING:
     import torch
 
     from .distilled_set import DistilledSet
+    from .distiller import Pushforward
+    from .quantization import Codebook
     from .quantization.allocation import Allocation
 
 
@@ -32,15 +33,17 @@ class DDOQConfig(CodebookOptions, DistillerConfig):
 
     share: how images are shared out where K < IPC, ``equal`` (so that all weightings have the same images) or
     ``proportional`` to the masses.
-    weighting: the shape of an image's weight: ``uniform``, ``counts`` (the masses, the paper's theory), ``sqrt`` (the
-    paper's experiments are said to use a heuristic "for variance reduction" whose form its reviewers give no source
-    for; the only public re-implementation takes the square root) or ``power`` (masses to the ``alpha``).
+    requantise: how K > IPC points are quantised again, by their ``masses`` or as ``equal`` ones (D4M).
+    weighting: the shape of an image's weight: ``uniform``, ``counts`` (the masses, the paper's theory), ``sqrt`` or
+    ``power`` (masses to the ``alpha``). The paper mentions a variance-reduction heuristic without its formula; the only
+    public re-implementation takes the square root, and so does the default.
     strength: the time to which a centroid is noised, 0 (decode only) to 1; steps: of the full schedule, of which
     ``strength * steps`` run. The defaults 0.7, 8 and 50 are D4M's (its code and Section 2 of DDOQ: "the same model").
     scheduler: a diffusers scheduler's class name; None: the prior's own.
     """
 
     share: Literal["equal", "proportional"] = "equal"
+    requantise: Literal["masses", "equal"] = "masses"
     weighting: Literal["uniform", "counts", "sqrt", "power"] = "sqrt"
     alpha: float | None = Field(None, ge=0)
     strength: float = Field(0.7, ge=0, le=1)
@@ -56,11 +59,133 @@ class DDOQ(Distiller):
     uses_clusters = True
     uses_weights = True
     needs_prior = True
+    weight_settings = ("weighting", "alpha")
     Config = DDOQConfig
     config: DDOQConfig
 
-    requantise_by_mass = True
-    """K > IPC: whether the second quantisation weighs the centroids by their masses (D4M does not)."""
+    def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
+        import torch
+
+        self.check(context, ipc, clusters)
+        clusters, points = clusters or ipc, self._clusters(ipc, clusters)
+        images = context.empty_images(context.num_classes * ipc, self.config.stored_size)
+        weights, stats = [], []
+        with context.bar(context.num_classes, self.label()) as shown:
+            for class_id in range(context.num_classes):
+                made, own, measured = self.distill_class(context, class_id, ipc, points, seed)
+                images[class_id * ipc : (class_id + 1) * ipc] = made
+                weights.append(own)
+                stats.append(measured)
+                shown.update(1)
+        labels = torch.arange(context.num_classes).repeat_interleave(ipc)
+        means = {name: sum(row[name] for row in stats) / len(stats) for name in stats[0]} | {"space": self.space.space}
+        return context.finish(
+            self, images, labels, ipc=ipc, clusters=clusters, seed=seed, weights=torch.cat(weights), stats=means
+        )
+
+    def distill_class(
+        self, context: DistillContext, class_id: int, ipc: int, clusters: int, seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """Return a class's images uint8 ``[IPC, 3, S, S]``, their weights ``[IPC]`` of mean 1, and W2 with them."""
+        # the latents of the class: z_i = E(x_i), i = 1 ... N
+        latents = context.latents(class_id, self.space)
+        # their optimal quantiser: min over c_1 ... c_K of  sum_i min_k |z_i - c_k|^2
+        book = context.codebook(class_id, clusters, seed, self.space)
+        # its masses: w_k = #{i : z_i is nearest to c_k} / N; K becomes IPC
+        points = self.allocate(context, class_id, latents, book, ipc, seed)
+        # the pushforward of the points: x_k = D(denoise(noise(c_k, t), y))
+        images = self.pushforward(context, ipc, clusters, seed).images(class_id)
+        # the weights in  sum_k w_k loss(x_k, y_k; theta):  w_k, w_k^(1/2) or 1, of mean 1 so that classes are balanced
+        shaped = self.shape(points)
+        weights = points.per_image(shaped)
+        return images, weights, self.measure(context, class_id, points, shaped, weights)
+
+    # -- the steps
+
+    @property
+    def space(self) -> CodebookOptions:
+        """How latents become the codebook."""
+        return CodebookOptions.of(self.config)
+
+    def allocate(
+        self, context: DistillContext, class_id: int, latents: torch.Tensor, book: Codebook, ipc: int, seed: int
+    ) -> Allocation:
+        """Return the class's points, their masses and the number of images of each; where K = IPC, the codebook's."""
+        from .quantization.allocation import allocate
+
+        by_mass = self.config.requantise == "masses"
+        return allocate(
+            latents.flatten(1),
+            book,
+            ipc,
+            share=self.config.share,
+            masses=self.config.masses if by_mass else "unweighted",
+            seed=seed,
+            name=context.class_names[class_id],
+        )
+
+    def pushforward(self, context: DistillContext, ipc: int, clusters: int, seed: int) -> Pushforward:
+        """Declare the images of all classes: the points, noised, denoised and decoded. Weights are no part of it."""
+        config, space = self.config, self.space
+        prior_space = space.model_copy(update={"space": "latent"})
+
+        def starts(class_id: int) -> torch.Tensor:
+            latents = context.latents(class_id, space)
+            points = self.allocate(
+                context, class_id, latents, context.codebook(class_id, clusters, seed, space), ipc, seed
+            )
+            if space.space != "pixel":
+                return points.points.reshape(-1, *context.prior.latent_shape).repeat_interleave(points.copies, 0)
+            from .quantization.allocation import nearest_samples
+
+            # a codebook of pixels has no latents of its own: that of the real image nearest to each point stands in
+            nearest = nearest_samples(latents.flatten(1), points.once())
+            return context.latents(class_id, prior_space)[nearest].repeat_interleave(points.copies, 0)
+
+        def needs(class_id: int) -> tuple[Work, ...]:
+            own = context.encode_work(class_id, prior_space) if space.space == "pixel" else ()
+            return (context.codebook_work(class_id, clusters, seed, space), *own)
+
+        return context.pushforward(
+            starts,
+            ipc,
+            seed=seed,
+            recipe={
+                "points": "nearest" if space.space == "pixel" else "centroids",
+                "share": config.share if clusters < ipc else None,
+                "requantise": [config.requantise, config.masses] if clusters > ipc else None,
+            },
+            needs=needs,
+            size=config.stored_size,
+            strength=config.strength,
+            guidance_scale=config.guidance_scale,
+            steps=config.steps,
+            space="noise" if space.space == "noise" else "latent",
+            scheduler=config.scheduler,
+        )
+
+    def shape(self, points: Allocation) -> torch.Tensor:
+        """Return the weights of the points, [m]; ``uniform`` gives every image the same."""
+        from .quantization import shape_weights
+
+        if self.config.weighting == "uniform":
+            return points.copies.double()
+        return shape_weights(points.masses, self.config.weighting, self.config.alpha)
+
+    def measure(
+        self, context: DistillContext, class_id: int, points: Allocation, shaped: torch.Tensor, weights: torch.Tensor
+    ) -> dict[str, float]:
+        """Return W2 of the points under the weights used and under equal ones, and the effective number of images."""
+        from .quantization import effective_sample_size
+
+        modes = self.space.measured()
+        return {
+            "w2_used": context.w2(class_id, points.points, modes, shaped),
+            "w2_uniform": context.w2(class_id, points.points, modes),
+            "effective_sample_size": effective_sample_size(weights),
+        }
+
+    # -- what sweeps and tables ask
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
@@ -72,8 +197,11 @@ class DDOQ(Distiller):
         name += f" {self.config.alpha:g}" if self.config.alpha is not None else ""
         return name + (" proportional" if self.config.share == "proportional" else "")
 
-    def codebook_options(self) -> CodebookOptions:
-        return CodebookOptions.of(self.config)
+    def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
+        images = self.pushforward(context, ipc, self._clusters(ipc, clusters), seed).works()
+        modes = [w for c in range(context.num_classes) for w in context.encode_work(c, self.space.measured())]
+        effort = Effort(operations=context.w2_operations(ipc, times=2))
+        yield context.set_work(self, ipc, clusters, seed, needs=(*images, *modes), effort=effort, stage="quantise")
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)
@@ -91,116 +219,8 @@ class DDOQ(Distiller):
         if self.config.strength > 0 and not context.can_denoise:
             raise DistillError(f"the prior cannot denoise; set strength: 0 for {self.label()!r} or use a diffusion one")
 
-    def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
-        import torch
-
-        self.check(context, ipc, clusters)
-        clusters = clusters or ipc
-        images = context.empty_images(context.num_classes * ipc, self.config.stored_size)
-        weights, stats = [], []
-        with context.bar(context.num_classes, self.label()) as shown:
-            for group in context.class_groups(ipc):
-                allocations = [self.allocate(context, class_id, ipc, clusters, seed) for class_id in group]
-                place = slice(group[0] * ipc, (group[-1] + 1) * ipc)
-                images[place] = self._generate(context, group, allocations, ipc, seed)
-                for class_id, allocation in zip(group, allocations, strict=True):
-                    shaped = self._shape(allocation)
-                    weights.append(allocation.per_image(shaped))
-                    stats.append(self._measure(context, class_id, allocation, shaped, weights[-1]))
-                    shown.update(1)
-        labels = torch.arange(context.num_classes).repeat_interleave(ipc)
-        means = {name: sum(row[name] for row in stats) / len(stats) for name in stats[0]}
-        means["space"] = self.config.space
-        return context.finish(
-            self, images, labels, ipc=ipc, clusters=clusters, seed=seed, weights=torch.cat(weights), stats=means
-        )
-
-    def prepare(
-        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
-    ) -> None:
-        """Store the latents, codebooks and images of a group of classes; without a store there is nowhere to."""
-        self.check(context, ipc, clusters)
-        group = context.check_group(classes, ipc)
-        if context.store is not None:
-            allocations = [self.allocate(context, class_id, ipc, clusters or ipc, seed) for class_id in group]
-            self._generate(context, group, allocations, ipc, seed)
-            for class_id in group:
-                context.encode(class_id, self.codebook_options().measured())
-
-    def _generate(
-        self, context: DistillContext, group: Sequence[int], allocations: Sequence[Allocation], ipc: int, seed: int
-    ) -> torch.Tensor:
-        """Return the images of a group of classes, uint8 ``[len(group) * ipc, 3, S, S]``, S as they are stored."""
-        import torch
-
-        starts = [
-            self._starts(context, class_id, allocation).repeat_interleave(allocation.copies, 0)
-            for class_id, allocation in zip(group, allocations, strict=True)
-        ]
-        return context.generate(
-            torch.cat(starts),
-            torch.tensor(group).repeat_interleave(ipc),
-            seeds=[derive_seed("noise", seed, class_id, i) for class_id in group for i in range(ipc)],
-            strength=self.config.strength,
-            guidance_scale=self.config.guidance_scale,
-            steps=self.config.steps,
-            space="noise" if self.config.space == "noise" else "latent",
-            scheduler=self.config.scheduler,
-            size=self.config.stored_size,
-        )
-
-    def allocate(self, context: DistillContext, class_id: int, ipc: int, clusters: int, seed: int) -> Allocation:
-        """Return the class's points, their masses and the number of images of each."""
-        from .quantization.allocation import allocate
-
-        options = self.codebook_options()
-        if ipc == 1 and self.requantise_by_mass and options.clustering == "lloyd":
-            # centroids of a stationary codebook, weighted by mass, average to the class mean: K does not matter
-            clusters = 1
-        return allocate(
-            context.latents(class_id, options).flatten(1),
-            context.codebook(class_id, clusters, seed, options),
-            ipc,
-            share=self.config.share,
-            masses=self.config.masses if self.requantise_by_mass else "unweighted",
-            seed=seed,
-            name=context.class_names[class_id],
-        )
-
-    def _shape(self, allocation: Allocation) -> torch.Tensor:
-        """Return the weights of the points, [m]; without weighting every image has the same."""
-        from .quantization import shape_weights
-
-        if self.config.weighting == "uniform" or not self.uses_weights:
-            return allocation.copies.double()
-        return shape_weights(allocation.masses, self.config.weighting, self.config.alpha)
-
-    def _starts(self, context: DistillContext, class_id: int, allocation: Allocation) -> torch.Tensor:
-        """Return the latents ``[m, *latent shape]`` that the points stand for in the prior's space."""
-        if self.config.space != "pixel":
-            return allocation.points.reshape(-1, *context.prior.latent_shape)
-        from .quantization.allocation import nearest_samples
-
-        latents = context.latents(class_id, self.codebook_options())
-        # a codebook of pixels has no latents of its own: the latent of the real image nearest to each point stands in
-        nearest = nearest_samples(latents.flatten(1), allocation.once())
-        prior_options = self.codebook_options().model_copy(update={"space": "latent"})
-        return context.latents(class_id, prior_options)[nearest]
-
-    def _measure(
-        self,
-        context: DistillContext,
-        class_id: int,
-        allocation: Allocation,
-        shaped: torch.Tensor,
-        weights: torch.Tensor,
-    ) -> dict[str, float]:
-        """W2 of the distinct points under the weights used and under equal ones, and the images' effective number."""
-        from .quantization import effective_sample_size
-
-        options = self.codebook_options().measured()
-        return {
-            "w2_used": context.w2(class_id, allocation.points, options, shaped),
-            "w2_uniform": context.w2(class_id, allocation.points, options),
-            "effective_sample_size": effective_sample_size(weights),
-        }
+    def _clusters(self, ipc: int, clusters: int | None) -> int:
+        """Return the K of the codebook. For one image it is 1: whatever K, the centroids of a stationary codebook,
+        weighted by mass, average to the class mean."""
+        by_mass = self.config.requantise == "masses" and self.config.clustering == "lloyd"
+        return 1 if ipc == 1 and by_mass else clusters or ipc

@@ -143,7 +143,7 @@ class Registry:
 
 
 DISTILLERS = Registry(
-    "distiller", "ddoq_plugin.distillers", ("makes_images", "uses_clusters", "uses_weights", "needs_prior")
+    "distiller", "ddoq_plugin.distillers", ("makes_images", "uses_clusters", "uses_weights", "needs_prior", "reference")
 )
 DATASETS = Registry("dataset", "ddoq_plugin.datasets")
 PRIORS = Registry("prior", "ddoq_plugin.priors")

@@ -27,7 +27,7 @@ from .registry import DISTILLERS, load_plugin
 
 if TYPE_CHECKING:
     from .distilled_set import DistilledSet
-    from .distiller import DistillContext, Distiller
+    from .distiller import DistillContext, Distiller, Work
     from .priors import Prior
     from .store.artifacts import Store
 
@@ -127,26 +127,35 @@ def check_determinism(subject: Subject) -> None:
     assert run.stdout.split()[-1] == first, f"{subject.name}: the same seed gave another set in another process"
 
 
-def check_prepared(subject: Subject) -> None:
-    """Prepared group by group, in any order, the set is that of a method that was not prepared, and finds its images.
-
-    Only where the method prepares anything.
-    """
-    from .distiller import Distiller
+def check_declared_work(subject: Subject) -> None:
+    """The declared work has the same keys for whoever asks. Made piece by piece, by others and in another order, it
+    gives the set that is made without it, and ``distill`` makes no such piece again."""
+    from .distiller.work import all_work
     from .store.artifacts import Store
 
-    if type(subject.make()).prepare is Distiller.prepare:
-        return
-    expected = subject.make().distill(_in_groups(subject), IPC).hash
+    def declared(context: DistillContext) -> dict[tuple[str, str], Work]:
+        root = context.work_of(subject.make(), IPC, None, 1)
+        return {work.address: work for work in all_work([root])}
+
+    expected = subject.make().distill(_in_groups(subject), IPC, seed=1).hash
     with tempfile.TemporaryDirectory() as folder:
-        context = _in_groups(subject, Store(folder))
-        for classes in reversed(context.class_groups(IPC)):
-            subject.make().prepare(context, IPC, classes)
-        prepared = set(Path(folder).glob("images/*/manifest.json"))
-        made = subject.make().distill(_in_groups(subject, Store(folder)), IPC)
-        again = set(Path(folder).glob("images/*/manifest.json")) - prepared
-        assert made.hash == expected, f"{subject.name}: the prepared set is not the one made without prepare"
-        assert not again, f"{subject.name}: distill made images that prepare had not made"
+        *parts, root = declared(_in_groups(subject, Store(folder)))
+        again = list(declared(_in_groups(subject, Store(folder))))
+        assert again == [*parts, root], f"{subject.name}: its work has other keys at the second call"
+        open_parts = set(parts)
+        while open_parts:
+            work = declared(_in_groups(subject, Store(folder)))
+            ready = [one for one in parts if one in open_parts]
+            ready = [one for one in ready if not any(need.address in open_parts for need in work[one].needs)]
+            _in_groups(subject, Store(folder)).do(work[ready[-1]])
+            open_parts.remove(ready[-1])
+        kinds = {kind for kind, _ in parts}
+        before = {path for kind in kinds for path in Path(folder).glob(f"{kind}/*/manifest.json")}
+        made = _in_groups(subject, Store(folder)).distilled(subject.make(), IPC, None, 1)
+        after = {path for kind in kinds for path in Path(folder).glob(f"{kind}/*/manifest.json")}
+        assert made.hash == expected, f"{subject.name}: its set differs when its declared work is made beforehand"
+        assert after == before, f"{subject.name}: distill made {len(after - before)} pieces that it did not declare"
+        assert made.provenance["cost"]["distill"]["seconds"] > 0, f"{subject.name}: its cost is not known"
 
 
 def check_round_trip(subject: Subject) -> None:
@@ -182,20 +191,24 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
     check_cluster_counts,
     check_picks_real_images,
     check_determinism,
-    check_prepared,
+    check_declared_work,
     check_round_trip,
     check_errors,
 )
 
 
-@functools.lru_cache
 def small_context(with_prior: bool) -> DistillContext:
-    """Return a context of eight training images a class of the digits, without a store; the prior is untrained."""
+    """Return a fresh context of eight training images a class of the digits; the prior is untrained."""
     from .data import load_data
     from .distiller import DistillContext
 
     data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)
-    return DistillContext(data, untrained_prior() if with_prior else None)
+    return DistillContext(data, _kept_prior() if with_prior else None)
+
+
+@functools.lru_cache
+def _kept_prior() -> Prior:
+    return untrained_prior()
 
 
 def _in_groups(subject: Subject, store: Store | None = None) -> DistillContext:

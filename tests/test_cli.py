@@ -48,6 +48,9 @@ def test_distill_and_evaluate(tmp_path):
     assert scored.returncode == 0, scored.stderr
     assert "k_medoids" in scored.stdout and "mlp" in scored.stdout and "lenet" in scored.stdout
     assert len(rows.read_text().splitlines()) == 5
+    reported = ddoq("report", rows, "--out", tmp_path / "RESULTS.md")
+    assert reported.returncode == 0, reported.stderr
+    assert "| k_medoids | 3 | 5 |" in (tmp_path / "RESULTS.md").read_text()
 
 
 def test_evaluate_takes_a_folder_of_images_of_any_method(tmp_path):
@@ -84,7 +87,10 @@ def test_evaluate_in_python_says_what_it_used(tmp_path):
         evaluate(made, dataset=other, students="mlp", protocol="hard_short", store=store, progress=False)
     (row,) = frame.to_dict("records")
     assert (row["method"], row["ipc"], row["student"], row["seed"]) == ("k_medoids", 1, "mlp", 0)
-    assert row["prior"].startswith("pixel") and 50 < row["teacher_test_top1"] <= 100
+    assert row["prior"] == "pixel" and len(row["prior_fingerprint"]) == 12 and row["set_clustering"] == "lloyd"
+    assert row["w2_used"] > 0 and row["image_hash"] == made.image_hash and not row["weighted"]
+    assert row["seconds_train"] > 0 and row["device_train"] == "cpu" and len(row["digest"]) == 64
+    assert 50 < row["teacher_test_top1"] <= 100
     assert 0 <= row["top1"] <= row["top5"] <= 100 and row["seconds_label"] > 0 and row["set_hash"] == made.hash
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from ddoq_plugin.config import StageResources, SweepConfig, load_config, packaged_configs
+from ddoq_plugin.data import load_data
+from ddoq_plugin.distiller.dry_run import DryRunContext
 from ddoq_plugin.errors import ConfigError, UnknownNameError
 from ddoq_plugin.sweeps.grid import make_grid, row_key
 
@@ -122,11 +124,13 @@ def test_wrong_methods_and_settings(tmp_path):
 
 def test_row_keys_depend_on_all_that_matters(tmp_path):
     rows = make_grid(config_of(tmp_path)).rows
-    context, training = {"data": "d", "prior": None, "plugins": []}, {"protocol": {"steps": 1}, "teacher": None}
+    data = load_data("digits", limit_per_class=2)
+    context, training = DryRunContext(data, None), {"protocol": {"steps": 1}, "teacher": None}
     keys = [row_key(row, context, training) for row in rows]
     assert len(set(keys)) == len(rows)
     assert keys == [row_key(row, context, training) for row in rows]
-    for other in ({"data": "e", "prior": None, "plugins": []}, {"data": "d", "prior": 1, "plugins": []}):
+    others = load_data("digits", limit_per_class=3)
+    for other in (DryRunContext(others, None), DryRunContext(data, None, identity={"prior": 1})):
         changed = [row_key(row, other, training) for row in rows if row.kind == "distilled"]
         assert not set(changed) & set(keys)
     assert not {row_key(row, context, {"protocol": {"steps": 2}, "teacher": None}) for row in rows} & set(keys)

@@ -12,7 +12,7 @@ import pytest
 
 from ddoq_plugin import Distiller
 from ddoq_plugin.registry import DISTILLERS
-from ddoq_plugin.testing import CHECKS, Subject, check_distiller, check_prepared, registered, small_context
+from ddoq_plugin.testing import CHECKS, Subject, check_declared_work, check_distiller, registered, small_context
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "outside_package"
 
@@ -40,27 +40,54 @@ class Breaks(Distiller):
 
 
 class Forgets(Breaks):
-    """Makes another set once it was prepared."""
-
-    def prepare(self, context, ipc, classes, *, clusters=None, seed=0):
-        context.store.get("prepared", {}, lambda folder: None)
+    """Makes another set once its work is there."""
 
     def change(self, images, weights):
         return images, weights
 
+    def part(self, context):
+        return context.artifact_work("forgotten", {}, lambda folder: (folder / "file").touch())
+
+    def work(self, context, ipc, clusters, seed):
+        yield context.set_work(self, ipc, clusters, seed, needs=[self.part(context)])
+
     def distill(self, context, ipc, *, clusters=None, seed=0):
-        prepared = context.store is not None and context.store.find("prepared", {}) is not None
+        part = self.part(context)
+        there = context.store.find(part.kind, part.key) is not None
         made = super().distill(context, ipc, clusters=clusters, seed=seed)
-        return dataclasses.replace(made, images=made.images.flip(3)) if prepared else made
+        return dataclasses.replace(made, images=made.images.flip(3)) if there else made
 
 
-def test_a_prepare_that_changes_the_set_is_found():
-    DISTILLERS.register("forgets", Forgets)
+class Undeclared(Breaks):
+    """Declares one part and makes two."""
+
+    def change(self, images, weights):
+        return images, weights
+
+    def parts_of_work(self, context):
+        return [context.artifact_work("piece", {"n": n}, lambda folder: (folder / "file").touch()) for n in (1, 2)]
+
+    def work(self, context, ipc, clusters, seed):
+        yield context.set_work(self, ipc, clusters, seed, needs=self.parts_of_work(context)[:1])
+
+    def distill(self, context, ipc, *, clusters=None, seed=0):
+        for work in self.parts_of_work(context):
+            context.do(work)
+        return super().distill(context, ipc, clusters=clusters, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [(Forgets, "differs when its declared work is made"), (Undeclared, "1 pieces that it did")],
+)
+def test_work_that_does_not_hold_what_it_declares_is_found(method, message):
+    name = method.__name__.lower()
+    DISTILLERS.register(name, method)
     try:
-        with pytest.raises(AssertionError, match="the prepared set is not the one made without"):
-            check_prepared(Subject("forgets"))
+        with pytest.raises(AssertionError, match=message):
+            check_declared_work(Subject(name))
     finally:
-        del DISTILLERS._entries["forgets"]
+        del DISTILLERS._entries[name]
 
 
 def invent(self, images, weights):

@@ -122,8 +122,11 @@ def test_store_gives_the_same_bits_as_no_store(data, tmp_path):
 
 def test_filled_codebooks_are_those_made_alone(data, tmp_path):
     prior = load_prior("pixel", image_size=data.image_size)
-    filled = DistillContext(data, prior, Store(tmp_path)).codebooks(0, [2, 5], [0, 1])
-    for (clusters, seed), book in filled.items():
+    filled, pairs = DistillContext(data, prior, Store(tmp_path)), [(2, 0), (2, 1), (5, 0), (5, 1)]
+    filled.do_together([filled.codebook_work(0, clusters, seed) for clusters, seed in pairs])
+    assert len(list(tmp_path.glob("codebooks/*/manifest.json"))) == 4
+    for clusters, seed in pairs:
+        book = filled.codebook(0, clusters, seed)
         alone = DistillContext(data, prior).codebook(0, clusters, seed)
         assert torch.equal(alone.centroids, book.centroids) and alone.distortion == book.distortion
 

@@ -38,7 +38,8 @@ def test_every_kind_has_its_built_in_entries_without_errors():
 
 def test_flags_and_summary_come_from_the_class():
     entry = DISTILLERS.entry("random")
-    assert entry.flags == {"makes_images": False, "uses_clusters": False, "uses_weights": False, "needs_prior": False}
+    flags = {"makes_images": False, "uses_clusters": False, "uses_weights": False, "needs_prior": False}
+    assert entry.flags == {**flags, "reference": True}
     assert DISTILLERS.entry("ddoq").flags["uses_weights"] is True
     assert entry.summary.startswith("Images drawn at random")
 

@@ -20,7 +20,7 @@ from ddoq_plugin.data.base import ArraySplit
 from ddoq_plugin.ddoq import DDOQ
 from ddoq_plugin.distiller import CodebookOptions, encoding
 from ddoq_plugin.distiller.generation import class_groups
-from ddoq_plugin.errors import DistillError
+from ddoq_plugin.distiller.work import all_work
 from ddoq_plugin.store.artifacts import Store
 from ddoq_plugin.testing import small_context, untrained_prior
 
@@ -66,30 +66,30 @@ def test_groups_do_not_follow_the_batch_size(data):
     assert contexts[0].class_groups(50) == contexts[1].class_groups(50)
 
 
+def make_parts(method, make_context):
+    """Make the declared work of a method, each piece in a context of its own; the set itself is left."""
+    *parts, _ = all_work([make_context().work_of(method, IPC, None, 1)])
+    for work in parts:
+        make_context().do(work)
+
+
 @pytest.mark.parametrize("method", [DDOQ(**FAST), DDOQ(space="pixel", **FAST), D4M(**FAST), RandomSelection()])
-def test_prepared_in_any_order_by_anyone_is_the_same_set(method, data, prior, tmp_path):
+def test_declared_work_made_by_anyone_gives_the_same_set(method, data, prior, tmp_path):
     expected = method.distill(grouped(data, prior), IPC, seed=1).hash
     unprepared = method.distill(grouped(data, prior, tmp_path / "unprepared"), IPC, seed=1).hash
-    for classes in ((8, 9), (0, 1, 2, 3), (4, 5, 6, 7)):
-        method.prepare(grouped(data, prior, tmp_path / "prepared"), IPC, classes, seed=1)
+    make_parts(method, lambda: grouped(data, prior, tmp_path / "prepared"))
     context = grouped(data, prior, tmp_path / "prepared")
     assert method.distill(context, IPC, seed=1).hash == unprepared == expected
 
 
-def test_a_prepared_set_asks_nothing_of_the_prior(data, prior, tmp_path, monkeypatch):
+def test_a_set_whose_work_is_done_asks_nothing_of_the_prior(data, prior, tmp_path, monkeypatch):
     methods = (DDOQ(**FAST), D4M(**FAST), KMedoids(encoding="sample"), RandomSelection())
     for method in methods:
-        for classes in grouped(data, prior).class_groups(IPC):
-            method.prepare(grouped(data, prior, tmp_path), IPC, classes)
+        make_parts(method, lambda: grouped(data, prior, tmp_path))
     for name in ("encode", "generate"):
         monkeypatch.setattr(type(prior), name, lambda *args, name=name, **options: pytest.fail(f"asked to {name}"))
     for method in methods:
-        method.distill(grouped(data, prior, tmp_path), IPC)
-
-
-def test_only_a_group_can_be_prepared(data, prior, tmp_path):
-    with pytest.raises(DistillError, match=r"\[0, 1\] are no group of ipc 3"):
-        DDOQ(**FAST).prepare(grouped(data, prior, tmp_path), IPC, (0, 1))
+        method.distill(grouped(data, prior, tmp_path), IPC, seed=1)
 
 
 def test_an_interrupted_generation_keeps_the_finished_groups(data, prior, tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_shards_give_the_latents_of_the_whole_class(data, tmp_path, monkeypatch)
         with monkeypatch.context() as patch:
             patch.setattr(encoding, "ENCODE_SHARD", 16)
             stored = DistillContext(data, prior, Store(tmp_path / options.space / options.encoding))
-            stored.encode(3, options)
+            stored.do(*stored.encode_work(3, options))
             assert torch.equal(stored.latents(3, options), whole)
     assert not list(tmp_path.rglob("shard_*")) and not list(tmp_path.rglob("*.work"))
 
@@ -154,7 +154,7 @@ def counted(self, images, **options):
 
 type(prior).encode = counted
 context = DistillContext(load_data("digits", limit_per_class=72), prior, Store(folder))
-context.encode(4)
+context.do(*context.encode_work(4))
 latents = context.latents(4)
 print(json.dumps({"asked": asked, "sum": float(latents.double().sum()), "images": context.cost()["latents"].images}))
 """
@@ -201,7 +201,7 @@ def test_a_class_joined_but_not_published_is_not_encoded_again(data, tmp_path, m
 def test_pixels_are_no_artifact(data, tmp_path):
     context = DistillContext(data, load_prior("pixel", image_size=16), Store(tmp_path))
     pixels = CodebookOptions(space="pixel")
-    context.encode(0, pixels)
+    assert context.encode_work(0, pixels) == ()
     latents = context.latents(0, pixels)
     assert not (tmp_path / "latents").exists() and "latents" not in context.cost()
     assert torch.equal(latents, (context.images(0).float() / 255).half().float())
@@ -233,11 +233,10 @@ def counting(data):
 def test_methods_that_pick_read_what_they_pick(method, data, tmp_path):
     counted = counting(data)
     context = DistillContext(counted, load_prior("pixel", image_size=16), Store(tmp_path))
-    for classes in context.class_groups(IPC):
-        method.prepare(context, IPC, classes)
+    make_parts(method, lambda: DistillContext(counted, context.prior, context.store))
     assert Counting.read == len(data.train)  # encoded
     Counting.read = 0
-    made = method.distill(context, IPC)
+    made = method.distill(context, IPC, seed=1)
     assert Counting.read == len(made) == 30
 
 
@@ -264,7 +263,7 @@ context = DistillContext(data, load_prior("pixel", image_size=size, batch_size=6
 DistillContext(load_data("digits", limit_per_class=2), load_prior("pixel", image_size=16)).latents(0)  # warm
 before = process_memory_mb()
 with measure() as meter:
-    context.encode(0)
+    context.do(*context.encode_work(0))
 print(meter.peak_memory_mb - before)
 """
 
@@ -281,15 +280,6 @@ def test_encoding_takes_the_memory_of_a_shard_whatever_the_size_of_the_class(tmp
     # a shard: 256 images of 12288 numbers, in bytes, floats and halves: 3 + 12 + 6 MiB, and copies on the way
     assert growth[16384] < 150  # the class's 8192 latents are 192 MiB in halves, 384 in floats
     assert growth[16384] < growth[4096] + 80  # what four times as many would add is 144 in halves alone
-
-
-def test_the_key_of_a_set_covers_all_that_a_context_does():
-    from ddoq_plugin import distiller
-
-    # sweeps.grid.set_key hashes the sources of this package: whatever moves out of it must be hashed by itself
-    assert Path(distiller.__file__).name == "__init__.py"
-    for thing in (DistillContext, CodebookOptions, encoding.ClassEncoder, class_groups):
-        assert thing.__module__.startswith(distiller.__name__ + ".")
 
 
 def test_small_context_is_one_group():

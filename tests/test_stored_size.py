@@ -134,8 +134,9 @@ def test_weightings_share_small_images_and_a_store_changes_no_bit(data, tmp_path
     stored = DistillContext(context.data, context.prior, Store(tmp_path))
     for weighting in ("uniform", "counts"):
         method = DDOQ(weighting=weighting, stored_size=10, **FAST)
-        for classes in stored.class_groups(2):
-            method.prepare(stored, 2, classes)
+        for work in method.work(stored, 2, None, 0):
+            for part in work.needs:
+                stored.do(part)
         assert method.distill(stored, 2).hash == method.distill(context, 2).hash
     assert len(list(tmp_path.glob("images/*/manifest.json"))) == 1
 

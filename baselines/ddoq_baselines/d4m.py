@@ -1,23 +1,12 @@
 """D4M (Su et al., CVPR 2024, arXiv 2407.15138; code suduo94/D4M): DDOQ's pipeline with equal weights.
 
-Published settings are the defaults: one pass of mini-batch k-means, one ``partial_fit`` per ``km_expand * IPC`` latents
-(km_expand 1 in its script), latents sampled from the posterior, strength 0.7, guidance scale 8, 50 steps. In its code
-what is left over at the end of the pass is fitted for the last class only; here every class's left-over is.
+Strength 0.7, guidance scale 8 and 50 steps are its published settings, and DDOQ's defaults. In its code what is left
+over at the end of the pass over the latents is fitted for the last class only; here every class's left-over is.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 from ddoq_plugin.ddoq import DDOQ, DDOQConfig
-
-
-class D4MConfig(DDOQConfig):
-    """Settings of D4M; see :class:`ddoq_plugin.ddoq.DDOQConfig`. The weights are always equal."""
-
-    weighting: Literal["uniform"] = "uniform"
-    clustering: Literal["lloyd", "minibatch", "d4m"] = "d4m"
-    encoding: Literal["mode", "sample"] = "sample"
 
 
 class D4M(DDOQ):
@@ -25,8 +14,12 @@ class D4M(DDOQ):
 
     name = "d4m"
     uses_weights = False
-    Config = D4MConfig
-    requantise_by_mass = False
+    reference = True
+    Config = DDOQConfig.preset(
+        fixed={"weighting": "uniform", "requantise": "equal"},
+        clustering="d4m",  # one partial_fit per km_expand * K latents; km_expand is 1 in its script
+        encoding="sample",  # a draw from the encoder's posterior
+    )
 
     def label(self) -> str:
         return self.name

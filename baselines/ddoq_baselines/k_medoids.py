@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig
+from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig, Effort, Work
 
 if TYPE_CHECKING:
     from ddoq_plugin.distilled_set import DistilledSet
@@ -24,16 +24,12 @@ class KMedoids(Distiller):
     Config = KMedoidsConfig
     config: KMedoidsConfig
 
-    def codebook_options(self) -> CodebookOptions:
-        return CodebookOptions.of(self.config)
-
-    def prepare(
-        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
-    ) -> None:
-        options = self.codebook_options()
-        for class_id in context.check_group(classes, ipc):
-            context.codebook(class_id, clusters or ipc, seed, options)
-            context.encode(class_id, options.measured())
+    def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
+        options, classes = CodebookOptions.of(self.config), range(context.num_classes)
+        books = [context.codebook_work(class_id, self._points(ipc, clusters), seed, options) for class_id in classes]
+        modes = [work for class_id in classes for work in context.encode_work(class_id, options.measured())]
+        effort = Effort(operations=context.w2_operations(ipc))
+        yield context.set_work(self, ipc, clusters, seed, needs=(*books, *modes), effort=effort, stage="quantise")
 
     def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         import torch
@@ -41,11 +37,11 @@ class KMedoids(Distiller):
         from ddoq_plugin.quantization.allocation import allocate, nearest_samples
 
         self.check(context, ipc, clusters)
-        clusters, options = clusters or ipc, self.codebook_options()
+        clusters, options = clusters or ipc, CodebookOptions.of(self.config)
         images, distances = context.empty_images(context.num_classes * ipc), []
         for class_id in range(context.num_classes):
             latents = context.latents(class_id, options).flatten(1)
-            book = context.codebook(class_id, clusters, seed, options)
+            book = context.codebook(class_id, self._points(ipc, clusters), seed, options)
             allocation = allocate(latents, book, ipc, seed=seed, name=context.class_names[class_id])
             chosen = nearest_samples(latents, allocation)
             images[class_id * ipc : (class_id + 1) * ipc] = context.images(class_id, chosen)
@@ -55,3 +51,7 @@ class KMedoids(Distiller):
         labels = torch.arange(context.num_classes).repeat_interleave(ipc)
         stats = {"w2_used": w2, "w2_uniform": w2, "effective_sample_size": float(ipc), "space": options.space}
         return context.finish(self, images, labels, ipc=ipc, clusters=clusters, seed=seed, stats=stats)
+
+    def _points(self, ipc: int, clusters: int | None) -> int:
+        """Return the K of the codebook; Lloyd's centroids average to the class mean: one is enough for one image."""
+        return 1 if ipc == 1 and self.config.clustering == "lloyd" else clusters or ipc

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ddoq_plugin.distiller import DistillContext, Distiller
+from ddoq_plugin.distiller import DistillContext, Distiller, Effort, Work
 from ddoq_plugin.seeding import generator
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ class RandomSelection(Distiller):
 
     name = "random"
     makes_images = False
+    reference = True
 
-    def prepare(
-        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
-    ) -> None:
-        for class_id in context.check_group(classes, ipc):
-            context.encode(class_id)  # W2 is measured in the latents
+    def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
+        latents = [work for class_id in range(context.num_classes) for work in context.encode_work(class_id)]
+        effort = Effort(operations=context.w2_operations(ipc))
+        # W2 is measured in the latents
+        yield context.set_work(self, ipc, clusters, seed, needs=latents, effort=effort, stage="quantise")
 
     def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         import torch

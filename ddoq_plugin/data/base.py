@@ -24,10 +24,12 @@ class Split(ABC):
     Attributes:
         labels: int64 [N], the class index of each image.
         image_size: height and width of every image, in pixels.
+        in_files: whether images are files that are decoded at each look.
     """
 
     labels: Tensor
     image_size: int
+    in_files: bool = False
     _by_class: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:

@@ -55,6 +55,8 @@ class FolderSplit(Split):
         DataError: a different number of files and labels, or an unknown ``resize``.
     """
 
+    in_files = True
+
     def __init__(
         self, root: Path, files: Iterable[ImageFile], labels: Tensor, image_size: int, resize: str = "crop"
     ) -> None:

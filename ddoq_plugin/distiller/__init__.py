@@ -21,8 +21,10 @@ from __future__ import annotations
 from .context import DistillContext
 from .encoding import ENCODE_SHARD
 from .generation import GENERATION_GROUP
+from .latents import Pushforward
 from .method import Distiller, make_distiller
 from .options import CodebookOptions, DistillerConfig, explain
+from .work import Effort, Work
 
 __all__ = [
     "ENCODE_SHARD",
@@ -31,6 +33,9 @@ __all__ = [
     "DistillContext",
     "Distiller",
     "DistillerConfig",
+    "Effort",
+    "Pushforward",
+    "Work",
     "explain",
     "make_distiller",
 ]

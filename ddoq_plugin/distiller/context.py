@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import time
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DistillError
-from ..progress import bar
 from ..registry import source_hash
-from ..store.artifacts import Store, cost_of, hash_key
+from ..store.artifacts import hash_key, hash_tensors
 from ..store.cost import Cost
 from ..store.metering import measure
-from ..store.tensor_files import empty_tensor, read_tensors
-from .codebook_files import load_codebook, save_codebook
-from .encoding import ClassEncoder, scaled_pixels
-from .generation import FILE, GENERATION_GROUP, Generation, at_size, class_groups
-from .options import CodebookOptions
+from .checkpoints import CHECKPOINT
+from .generation import GENERATION_GROUP, at_size
+from .networks import NetworkDoors
+from .work import Effort, Work
 
 if TYPE_CHECKING:
     import torch
 
-    from ..data import ImageData
     from ..distilled_set import DistilledSet
-    from ..priors import Prior
-    from ..quantization import Codebook
     from .method import Distiller
 
-LATENTS_IN_MEMORY = 2  # of one class each; a method can look at two spaces of a class in turn
+PNG_SHARE = 0.6  # of the bytes of raw pixels; planning/rates.yaml
 
 
-class DistillContext:
-    """What a distiller works with: images, latents, codebooks and generation, made on demand and kept in the store.
+class DistillContext(NetworkDoors):
+    """What a distiller works with. Only the training split is visible.
 
-    Only the training split is visible. ``prior`` may be None for methods that need none; then latents are pixels.
+    The doors (each found in the store, or made there once for whoever asks next):
+
+    ============================  =========================================================================
+    ``images(c)``                 training images of a class, uint8; costs their reading
+    ``latents(c, options)``       the class in the prior's space; one encoding of the class
+    ``codebook(c, K, seed)``      centroids and Voronoi masses; all K and seeds of a class share a Gram matrix
+    ``generate``, ``pushforward`` latents through the prior, under a ``guide`` where one is given
+    ``w2(c, points)``             exact distance of weighted points from the class; not stored
+    ``network``, ``normaliser``   a fresh student with named random numbers; not stored
+    ``features``, ``scores``      numbers of every training image, by a network; at most one training
+    ``real_batch``                real images drawn for a step
+    ``artifact``, ``do``          anything else that is expensive, under a key of the method's own
+    ``steps``                     the steps of a long optimisation, with checkpoints that survive a kill
+    ``distilled``                 another method's set
+    ``restricted``                the same store and prior on fewer training images
+    ============================  =========================================================================
+
+    A key holds the training images' fingerprint, the prior's, the settings asked for, and the code that makes the
+    artifact. ``prior`` may be None for methods that need none; then latents are pixels. ``device`` is where networks
+    run (default: the prior's). ``store`` None keeps artifacts in a temporary folder as long as the context lives.
 
     Memory of a process, beside the prior's weights, for a class of N images of S pixels a side and latents of d numbers
     each, in bytes. Encoding: ``256 * (3 S^2 + 4 d)`` for a shard (``ENCODE_SHARD``) and a batch of the prior.
@@ -43,198 +59,8 @@ class DistillContext:
     Generating: ``4 d`` for each latent of a group (less than ``256 + IPC`` of them, ``GENERATION_GROUP``) and a batch
     of the prior with ``12 S^2`` an image. Stored latents and images are mapped files (the kernel drops their pages
     when memory is short), and so is a set of more than 64 MiB (``tensor_files.IN_MEMORY``): memory grows neither with
-    the number of classes nor with IPC. Without a store, latents and images stay in memory: for small data.
+    the number of classes nor with IPC.
     """
-
-    generation_group: ClassVar[int] = GENERATION_GROUP
-
-    def __init__(
-        self, data: ImageData, prior: Prior | None = None, store: Store | None = None, *, progress: bool = False
-    ) -> None:
-        self.data, self.prior, self.store, self.progress = data, prior, store, progress
-        if prior is not None:
-            prior.bind_classes(data.class_names, data.wnids)
-        self._latents: dict[str, torch.Tensor] = {}
-        self._costs: dict[tuple[str, str], Cost] = {}
-        self._used: set[tuple[str, str]] = set()
-        self._last_images: tuple[int, torch.Tensor] | None = None
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.data.class_names
-
-    @property
-    def num_classes(self) -> int:
-        return self.data.num_classes
-
-    @property
-    def has_prior(self) -> bool:
-        return self.prior is not None
-
-    @property
-    def can_denoise(self) -> bool:
-        return self.prior is not None and self.prior.can_denoise
-
-    def bar(self, total: int, description: str):
-        """Return a progress bar, silent where the context is."""
-        return bar(total, description, show=self.progress)
-
-    def reset_cost(self) -> None:
-        """Forget what was used so far; see :meth:`cost`."""
-        self._used.clear()
-
-    def cost(self) -> dict[str, Cost]:
-        """Return the cost of what was used since the last reset, by kind (latents, codebooks, images).
-
-        It is that of making, whoever made it: an artifact that methods share counts in full for each of them.
-        """
-        kinds = sorted({kind for kind, _ in self._used})
-        # sorted, so that a sum has the same bits in every process
-        return {kind: Cost.total(self._costs[use] for use in sorted(self._used) if use[0] == kind) for kind in kinds}
-
-    def check_class_sizes(self, needed: int, what: str, method: str) -> None:
-        """Raise DistillError naming the first class with fewer than ``needed`` training images."""
-        for class_id, name in enumerate(self.class_names):
-            count = len(self.data.train.class_indices(class_id))
-            if count < max(1, needed):
-                raise DistillError(
-                    f"class {name!r} has {count} training images and {method!r} needs {needed} {what} a class; "
-                    "lower ipc or clusters, or add images"
-                )
-
-    def images(self, class_id: int, indices: Sequence[int] | torch.Tensor | None = None) -> torch.Tensor:
-        """Return training images of a class, uint8 ``[n, 3, S, S]``: those at ``indices`` of the class, or all.
-
-        Only what is asked for is read; a whole class is kept until another is asked for.
-        """
-        if self._last_images is None or self._last_images[0] != class_id:
-            rows = self.data.train.class_indices(class_id)
-            if indices is not None:
-                return self.data.train.images(rows[indices])
-            self._last_images = (class_id, self.data.train.images(rows))
-        kept = self._last_images[1]
-        return kept if indices is None else kept[indices]
-
-    def empty_images(self, count: int, size: int | None = None) -> torch.Tensor:
-        """Return uint8 ``[count, 3, size, size]`` to be filled with a set's images; a large one lies in a file.
-
-        ``size`` None: that of the dataset's images. Raises DistillError where the disk has no room for it.
-        """
-        import torch
-
-        folder, size = None if self.store is None else self.store.scratch(), size or self.data.image_size
-        try:
-            return empty_tensor((count, 3, size, size), torch.uint8, folder)
-        except OSError as problem:
-            raise DistillError(
-                f"a set of {count} images of {size}x{size} pixels needs {count * 3 * size**2 / 2**30:.1f} GiB in "
-                f"{folder or 'the folder for temporary files'} ({problem}); make room there"
-            ) from problem
-
-    def latents(self, class_id: int, options: CodebookOptions | None = None) -> torch.Tensor:
-        """Return the latents of a class in the space of ``options``, float32 ``[N, ...]``.
-
-        They are rounded to float16, as they are stored (a thousandth of their size, far below a cell's radius).
-        """
-        encoder = self._encoder(class_id, options)
-        address = hash_key(encoder.key)
-        if address in self._latents:
-            if ("latents", address) in self._costs:
-                self._used.add(("latents", address))
-        else:
-            if self.store is not None or encoder.is_pixels:  # they can be read again: no more are kept than are in use
-                while len(self._latents) >= LATENTS_IN_MEMORY:
-                    del self._latents[next(iter(self._latents))]
-            self._latents[address] = encoder.pixels() if encoder.is_pixels else self._encoded(encoder)
-        kept = self._latents[address]
-        return scaled_pixels(kept) if encoder.is_pixels else kept.float()
-
-    def encode(self, class_id: int, options: CodebookOptions | None = None) -> None:
-        """Make and store the latents of a class without loading them; nothing to do where they are the images."""
-        encoder = self._encoder(class_id, options)
-        if not encoder.is_pixels and self.store is not None:
-            self.store.get("latents", encoder.key, encoder.write, resumable=True)
-
-    def codebook(self, class_id: int, clusters: int, seed: int = 0, options: CodebookOptions | None = None) -> Codebook:
-        """Return the codebook of ``clusters`` points of a class."""
-        return self.codebooks(class_id, [clusters], [seed], options)[clusters, seed]
-
-    def codebooks(
-        self, class_id: int, clusters: Sequence[int], seeds: Sequence[int], options: CodebookOptions | None = None
-    ) -> dict[tuple[int, int], Codebook]:
-        """Return the codebooks of a class for every K and seed; what is not stored is made from one Gram matrix."""
-        options = options or CodebookOptions()
-        keys = {
-            (k, seed): {
-                "latents": self._encoder(class_id, options).key,
-                "options": options.model_dump(),
-                "clusters": k,
-                "seed": seed,
-                "code": [source_hash("ddoq_plugin.quantization"), source_hash(__package__)],
-            }
-            for k in clusters
-            for seed in seeds
-        }
-        found = {} if self.store is None else {p: self.store.find("codebooks", key) for p, key in keys.items()}
-        books = {pair: load_codebook(path) for pair, path in found.items() if path is not None}
-        missing = [pair for pair in keys if pair not in books]
-        if missing:
-            made, cost = self._quantize(class_id, missing, options)
-            for pair, book in made.items():
-                if pair in keys and self.store is not None:
-                    found[pair] = self.store.get(
-                        "codebooks", keys[pair], lambda folder, book=book: save_codebook(folder, book) or cost
-                    )
-                self._count("codebooks", f"{class_id} {pair} {options}", cost)
-            books.update(made)
-        for pair, path in found.items():
-            if path is not None:
-                self._count("codebooks", f"{class_id} {pair} {options}", cost_of(path))
-        return books
-
-    def class_groups(self, ipc: int) -> list[tuple[int, ...]]:
-        """Return the groups of classes that are generated together, by IPC and the number of classes alone."""
-        return class_groups(self.num_classes, ipc, self.generation_group)
-
-    def check_group(self, classes: Sequence[int], ipc: int) -> tuple[int, ...]:
-        """Return ``classes`` as one of :meth:`class_groups`; DistillError where it is none of them."""
-        if tuple(classes) not in self.class_groups(ipc):
-            raise DistillError(f"classes {list(classes)} are no group of ipc {ipc}; give one of class_groups({ipc})")
-        return tuple(classes)
-
-    def generate(
-        self,
-        latents: torch.Tensor,
-        class_ids: torch.Tensor,
-        *,
-        seeds: Sequence[int],
-        strength: float,
-        guidance_scale: float,
-        steps: int,
-        space: str = "latent",
-        scheduler: str | None = None,
-        size: int | None = None,
-    ) -> torch.Tensor:
-        """Push latents ``[n, ...]`` of classes ``[n]`` through the prior: uint8 images ``[n, 3, size, size]``.
-
-        ``size`` is the method's ``stored_size`` (None: that of the dataset's images). Stored by the content of the
-        arguments, so that methods that differ in their weights alone share images. A method calls it for one group of
-        classes at a time (:meth:`class_groups`).
-        """
-        import torch
-
-        settings = {"strength": strength, "guidance_scale": guidance_scale, "steps": steps}
-        settings |= {"space": space, "scheduler": scheduler}
-        size = size or self.data.image_size
-        work = Generation(
-            self.data, self._require_prior(), latents, class_ids, seeds, size, settings, progress=self.progress
-        )
-        if self.store is not None:
-            return self._stored("images", work.key, work.write)
-        with measure(work.prior.device) as meter:
-            images = torch.cat(list(work.batches()))
-        self._count("images", hash_key(work.key), Cost.of(meter, len(images)))
-        return images
 
     def finish(
         self,
@@ -245,12 +71,14 @@ class DistillContext:
         ipc: int,
         clusters: int | None,
         seed: int,
-        weights: torch.Tensor | None = None,
-        logits: torch.Tensor | None = None,
         stats: dict[str, Any] | None = None,
+        **fields: Any,
     ) -> DistilledSet:
-        """Return the DistilledSet of a method's images with its provenance; larger ones are brought to the method's
-        ``stored_size``."""
+        """Return the DistilledSet of a method's images with its provenance.
+
+        ``fields`` are those of :class:`~ddoq_plugin.DistilledSet`, such as ``weights``, ``targets`` or ``floats``;
+        images larger than the method's ``stored_size`` are brought to it. ``stats`` become columns of the rows.
+        """
         from ..distilled_set import DistilledSet
 
         size = method.config.stored_size
@@ -262,28 +90,119 @@ class DistillContext:
             "settings": json.loads(method.config.model_dump_json()),
             "dataset": self.data.name,
             "dataset_fingerprint": self.data.fingerprint,
-            "prior": None if self.prior is None else f"{self.prior.name} {self.prior.fingerprint[:12]}",
+            "prior": None if self.prior is None else getattr(self.prior, "title", "") or self.prior.name,
+            "prior_fingerprint": None if self.prior is None else self.prior.fingerprint[:12],
             "ipc": ipc,
             "clusters": clusters,
             "seed": seed,
             "stats": stats or {},
         }
-        return DistilledSet(images, labels, self.class_names, weights=weights, logits=logits, provenance=provenance)
+        return DistilledSet(images, labels, self.class_names, provenance=provenance, **fields)
 
-    def w2(
+    def set_work(
         self,
-        class_id: int,
-        points: torch.Tensor,
-        options: CodebookOptions | None = None,
-        weights: torch.Tensor | None = None,
-    ) -> float:
-        """Return the exact W2 between a class and weighted points of its space (None: equal weights)."""
+        method: Distiller,
+        ipc: int,
+        clusters: int | None = None,
+        seed: int = 0,
+        *,
+        needs: Sequence[Work] = (),
+        effort: Effort | None = None,
+        stage: str = "generate",
+    ) -> Work:
+        """Declare a whole set: ``method.distill``, measured from its beginning to its end.
+
+        ``needs`` is what the method's doors will ask for; ``effort`` what ``distill`` does beside that.
+        """
+        own, side = effort or Effort(), method.config.stored_size or self.data.image_size
+        count = ipc * self.num_classes
+        pixels = 3 * count * side**2
+        operations = {**own.operations, "png_megapixels": count * side**2 / 1e6}
+        return Work(
+            "sets",
+            self.set_key(method, ipc, clusters, seed),
+            lambda folder: self._make_set(folder, method, ipc, clusters, seed),
+            tuple(needs),
+            f"set {method.label()}, IPC {ipc}, seed {seed}",
+            stage,
+            resumable=True,
+            effort=replace(own, operations=operations, bytes=own.bytes + round(pixels * (1 + PNG_SHARE))),
+        )
+
+    def work_of(self, method: Distiller, ipc: int, clusters: int | None = None, seed: int = 0) -> Work:
+        """Return the work of a method's set: the set itself, with all that the method declares as its needs."""
+        declared = tuple(method.work(self, ipc, clusters, seed))
+        address = ("sets", hash_key(self.set_key(method, ipc, clusters, seed))[:20])
+        for work in declared:
+            if work.address == address:
+                return work
+        return self.set_work(method, ipc, clusters, seed, needs=declared)
+
+    def distilled(self, method: Distiller, ipc: int, clusters: int | None = None, seed: int = 0) -> DistilledSet:
+        """Return a method's set from the store, distilling it first if it is not there; for wrappers and sweeps.
+
+        A wrapper's row counts the whole cost of the set, as ``sets``.
+        """
+        from ..distilled_set import DistilledSet
+
+        method.check(self, ipc, clusters)
+        return DistilledSet.load(self.do(self.work_of(method, ipc, clusters, seed)), verified=True)
+
+    def restricted(self, rows: Mapping[int, Sequence[int] | torch.Tensor]) -> DistillContext:
+        """Return a context of fewer training images: those at ``rows[c]`` of each class, in the class's order.
+
+        Classes that are not named keep all. Store, prior and account of costs are this context's; keys follow the
+        images, so that nothing of the whole data is taken for a part of it.
+        """
         import torch
 
-        from ..quantization import w2_squared
+        kept = {}
+        for class_id, name in enumerate(self.class_names):
+            count = self.class_size(class_id)
+            own = torch.as_tensor(rows.get(class_id, range(count)), dtype=torch.int64)
+            if not len(own) or int(own.min()) < 0 or int(own.max()) >= count or len(own.unique()) != len(own):
+                raise DistillError(
+                    f"class {name!r} has {count} training images; keep some, each once, by 0 to {count - 1}"
+                )
+            kept[class_id] = own
+        chosen = torch.cat([self.data.train.class_indices(class_id)[own] for class_id, own in kept.items()])
+        key = {"data": self.data.fingerprint, "rows": hash_tensors(chosen)}
+        part = copy.copy(self)
+        part.data = replace(self.data, train=self.data.train.subset(chosen), fingerprint=hash_key(key))
+        part._latents, part._known_work, part._last_images, part._whole = {}, {}, None, (self, kept)
+        return part
 
-        masses = torch.ones(len(points)).double() if weights is None else weights.double()
-        return w2_squared(self.latents(class_id, options).flatten(1), points, masses=masses / masses.sum()) ** 0.5
+    def set_key(self, method: Distiller, ipc: int, clusters: int | None, seed: int) -> dict[str, Any]:
+        """Return what a set depends on: data, prior, plugins, the method, its settings and code, IPC, K, seed."""
+        return {
+            **self.identity,
+            "method": method.name or type(method).__name__,
+            "settings": method.config.model_dump(mode="json"),
+            "ipc": ipc,
+            "clusters": clusters,
+            "seed": seed,
+            "code": [source_hash("ddoq_plugin.distiller"), *_method_code(method)],
+        }
+
+    def _make_set(self, folder: Path, method: Distiller, ipc: int, clusters: int | None, seed: int) -> Cost:
+        """Distil into ``folder`` and return the whole cost; the provenance has it by kind, and the method's own."""
+        from ..distilled_set import DistilledSet
+
+        for place in folder.iterdir():  # a process was killed while it wrote the set; its checkpoints are kept
+            if not place.name.endswith(CHECKPOINT):
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+        with self._own_ledger() as ledger, measure(self.device) as meter:
+            made = method.distill(self, ipc, clusters=clusters, seed=seed)
+        if not isinstance(made, DistilledSet):
+            raise DistillError(f"{method.label()!r} returned {type(made).__name__}; distill must return a DistilledSet")
+        before = self._making[-1].before if self._making else 0.0
+        seconds = max(0.0, meter.seconds - ledger.inside) + before
+        own = Cost(seconds, len(made), meter.device, meter.peak_memory_mb)
+        used = ledger.by_kind()
+        whole = replace(Cost.total([*used.values(), replace(own, images=None)]), images=len(made))
+        cost = {kind: asdict(one) for kind, one in {**used, "own": own, "distill": whole}.items()}
+        replace(made, provenance={**made.provenance, "cost": cost}).save(folder, self.store)
+        return whole
 
     def _shrunk(self, images: torch.Tensor, size: int) -> torch.Tensor:
         made = self.empty_images(len(images), size)
@@ -292,50 +211,10 @@ class DistillContext:
             made[part] = at_size(images[part], size)
         return made
 
-    def _require_prior(self) -> Prior:
-        if self.prior is None:
-            raise DistillError("this method needs a prior; name one in the configuration (prior: ...)")
-        return self.prior
 
-    def _encoder(self, class_id: int, options: CodebookOptions | None) -> ClassEncoder:
-        return ClassEncoder(self.data, self.prior, class_id, options or CodebookOptions(), progress=self.progress)
+def _method_code(method: Distiller) -> list[str]:
+    from .method import Distiller
 
-    def _encoded(self, encoder: ClassEncoder) -> torch.Tensor:
-        import torch
-
-        if self.store is not None:
-            return self._stored("latents", encoder.key, encoder.write, resumable=True)
-        with measure(encoder.prior.device) as meter:
-            made = torch.cat(list(encoder.parts()))
-        self._count("latents", hash_key(encoder.key), Cost.of(meter, len(made)))
-        return made
-
-    def _quantize(
-        self, class_id: int, pairs: Sequence[tuple[int, int]], options: CodebookOptions
-    ) -> tuple[dict[tuple[int, int], Codebook], Cost]:
-        """Return the codebooks of (K, seed) pairs and the cost of each, an equal share; encoding is no part of it."""
-        from ..quantization import d4m_codebook, quantize_many
-
-        latents, name = self.latents(class_id, options).flatten(1), self.class_names[class_id]
-        started = time.perf_counter()
-        with measure() as meter:
-            if options.clustering == "d4m":
-                expand = options.km_expand
-                made = {(k, s): d4m_codebook(latents, k, km_expand=expand, seed=s, name=name) for k, s in pairs}
-            else:
-                clusters, seeds = sorted({k for k, _ in pairs}), sorted({seed for _, seed in pairs})
-                method = "auto" if options.clustering == "lloyd" else "minibatch"
-                made = quantize_many(latents, clusters, seeds, method=method, masses=options.masses, name=name)
-        share = (time.perf_counter() - started) / len(made)
-        return made, Cost(share, len(latents), meter.device, meter.peak_memory_mb)
-
-    def _stored(
-        self, kind: str, key: dict[str, Any], make: Callable[[Path], Cost], *, resumable: bool = False
-    ) -> torch.Tensor:
-        path = self.store.get(kind, key, make, resumable=resumable)
-        self._count(kind, hash_key(key), cost_of(path))
-        return read_tensors(path / FILE)["tensor"]
-
-    def _count(self, kind: str, address: str, cost: Cost) -> None:
-        self._costs[kind, address] = cost
-        self._used.add((kind, address))
+    own = [cls.__module__ for cls in type(method).__mro__ if issubclass(cls, Distiller) and cls is not Distiller]
+    own += ["ddoq_plugin.quantization"]
+    return [source_hash(module) for module in own] + [code for part in method.parts() for code in _method_code(part)]

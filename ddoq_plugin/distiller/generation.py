@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..progress import bar
 from ..registry import source_hash
-from ..store.artifacts import hash_key, hash_tensors
 from ..store.cost import Cost
 from ..store.metering import measure
 from ..store.tensor_files import Stream, write_tensors
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..data import ImageData
     from ..priors import Prior
+    from ..priors.guide import Guide
 
 GENERATION_GROUP = 256  # images that are an artifact together, about: what a lost worker has to make again
 FILE = "tensor.safetensors"
@@ -53,10 +53,10 @@ def at_size(images: torch.Tensor, size: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Generation:
-    """Latents ``[n, ...]`` of classes int64 ``[n]`` to be pushed through a prior, with one seed an image; the images
-    are kept at ``size`` pixels a side.
+    """Images to be made from latents ``[n, ...]``, stored as uint8 ``[n, 3, size, size]``.
 
-    Memory: the latents, and one batch of the prior as float images; finished images are uint8 in the file.
+    ``settings`` are the arguments of :meth:`ddoq_plugin.priors.base.Prior.generate` beside latents, classes, seeds and
+    ``guide``. Memory: the latents, and one batch of the prior as float images; finished images are uint8 in the file.
     """
 
     data: ImageData
@@ -66,33 +66,43 @@ class Generation:
     seeds: Sequence[int]
     size: int
     settings: dict[str, Any]
+    guide: Guide | None = None
     progress: bool = False
 
-    @property
-    def key(self) -> dict[str, Any]:
-        """Return what the images depend on: methods that differ in their weights alone share them."""
-        return {
+    def key(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Return what the images depend on; ``inputs`` says which latents, classes and seeds these are.
+
+        Methods that differ in their weights alone share images.
+        """
+        key = {
             "prior": self.prior.fingerprint,
             "code": [source_hash("ddoq_plugin.priors"), source_hash(__name__)],
             "classes": list(self.data.class_names),
-            "inputs": hash_tensors(self.latents, self.class_ids),
-            "seeds": hash_key(list(self.seeds)),
+            "inputs": inputs,
             "size": self.size,
             **self.settings,
         }
+        if self.guide is not None:
+            key["guide"] = {**self.guide.key, "code": source_hash(type(self.guide).__module__)}
+        return key
 
     def batches(self) -> Iterator[torch.Tensor]:
         """Yield the images, uint8 ``[b, 3, size, size]``, a batch of the prior at a time."""
+        if self.guide is not None:  # one call: the guide knows an image by its place among all of them
+            yield at_size(self._generate(slice(None), guide=self.guide), self.size)
+            return
         start = 0
         with bar(len(self.latents), "generate", show=self.progress) as shown:
             while start < len(self.latents):
                 part = slice(start, start + self.prior.batch_size)  # asked anew: it falls where memory runs out
-                made = self.prior.generate(
-                    self.latents[part], self.class_ids[part], seeds=list(self.seeds[part]), **self.settings
-                )
+                made = self._generate(part)
                 yield at_size(made, self.size)
                 start += len(made)
                 shown.update(len(made))
+
+    def _generate(self, part: slice, **more: Any) -> torch.Tensor:
+        seeds = list(self.seeds[part])
+        return self.prior.generate(self.latents[part], self.class_ids[part], seeds=seeds, **self.settings, **more)
 
     def write(self, folder: Path) -> Cost:
         """Write the images into ``folder`` and return their cost."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
 from ..errors import ConfigError, DistillError
 from ..registry import DISTILLERS
-from .options import CodebookOptions, DistillerConfig, explain
+from .options import DistillerConfig, explain
+from .work import Work
 
 if TYPE_CHECKING:
     from ..distilled_set import DistilledSet
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 class Distiller(ABC):
     """A dataset-distillation method. Subclass it, register it, and it is in the tables.
 
-    The flags tell the sweep what a method needs: ``makes_images`` (False: it picks real ones), ``uses_clusters``
-    (the number of clusters K is a setting of its own), ``uses_weights`` and ``needs_prior``.
+    The flags say what a method needs and does: ``makes_images`` (False: it picks real ones), ``uses_clusters`` (the
+    number of clusters K is a setting of its own), ``uses_weights``, ``needs_prior``, and ``reference`` (others are
+    tested against it). ``weight_settings`` names the settings that change nothing but the weights.
     """
 
     name: ClassVar[str] = ""  # the registry's name, set when the method is made by name
@@ -29,6 +31,8 @@ class Distiller(ABC):
     uses_clusters: ClassVar[bool] = False
     uses_weights: ClassVar[bool] = False
     needs_prior: ClassVar[bool] = False
+    reference: ClassVar[bool] = False
+    weight_settings: ClassVar[tuple[str, ...]] = ()
     Config: ClassVar[type[DistillerConfig]] = DistillerConfig
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -52,23 +56,23 @@ class Distiller(ABC):
         arguments and context give the same bits. Raises DistillError where the set cannot be made.
         """
 
-    def prepare(
-        self, context: DistillContext, ipc: int, classes: Sequence[int], *, clusters: int | None = None, seed: int = 0
-    ) -> None:
-        """Make and store the expensive parts of some classes, so that ``distill`` with these arguments finds them.
+    def parts(self) -> tuple[Distiller, ...]:
+        """Return the methods that this one wraps; keys, checks and tables include them."""
+        return ()
 
-        ``classes`` is one of ``context.class_groups(ipc)``. A sweep calls it for every group, in any order and from
-        many processes, or not at all: the set is the same to the bit. Default: nothing is prepared.
+    def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
+        """Yield the work that a set consists of, without doing any: a sweep spreads it, a plan prices it.
+
+        Default: the set as one piece, which continues from its checkpoints (``context.steps``) when it was killed.
+        Say its figures with ``context.set_work(self, ..., effort=Effort(...))``. What is worth sharing between sets or
+        spreading over workers is a need of its own: ``context.encode_work``, ``codebook_work``, ``artifact_work``,
+        ``pushforward(...).works``. ``distill`` makes what nobody made before, so that the set is the same to the bit.
         """
-        return None
+        yield context.set_work(self, ipc, clusters, seed)
 
     def label(self) -> str:
         """Return the method's short name in tables; settings that a sweep varies are added by the sweep."""
         return self.name or type(self).__name__
-
-    def codebook_options(self) -> CodebookOptions | None:
-        """Return the options of the codebooks the method will ask for, so that a sweep can make them beforehand."""
-        return None
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         """Raise DistillError or PriorError where ``distill`` with these arguments must fail; called before any work."""
@@ -82,8 +86,7 @@ class Distiller(ABC):
                 f"{self.label()!r}: stored_size {stored} is larger than the images, which are made at {size} px; lower "
                 "it, or leave it out"
             )
-        options = self.codebook_options()
-        if options is not None and options.space == "noise" and not context.can_denoise:
+        if getattr(self.config, "space", None) == "noise" and not context.can_denoise:
             raise DistillError(f"{self.label()!r}: space: noise needs a diffusion prior to invert images; name one")
         needed, what = (clusters or ipc, "clusters") if self.uses_clusters else (0, "")
         if not self.makes_images and ipc > needed:

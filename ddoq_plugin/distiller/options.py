@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from ..errors import nearest
 
@@ -22,6 +23,13 @@ class DistillerConfig(_Settings):
     """
 
     stored_size: int | None = Field(None, ge=1)
+
+    @classmethod
+    def preset(cls, *, fixed: Mapping[str, Any] | None = None, **defaults: Any) -> type[Self]:
+        """Return the same settings with other defaults; those of ``fixed`` take no other value."""
+        fields = {name: (cls.model_fields[name].annotation, value) for name, value in defaults.items()}
+        fields |= {name: (Literal[value], value) for name, value in (fixed or {}).items()}
+        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **fields)
 
 
 class CodebookOptions(_Settings):

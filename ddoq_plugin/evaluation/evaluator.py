@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..record import cost_columns
 from ..registry import source_hash
 from ..seeding import derive_seed
 from ..store.artifacts import Store, cost_of, hash_file
 from ..store.cost import Cost
-from ..store.metering import cost_columns, measure
+from ..store.metering import measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -189,9 +190,8 @@ class Evaluator:
         else:
             columns = {"val_top1": result.top1}
         train = cost_columns("train", Cost.of(meter)) | {"images_per_second_train": result.train_images_per_second}
-        same = {name: train[f"{name}_train"] for name in ("images_per_second", "peak_memory_mb", "device")}
         columns |= {"steps": result.steps} | result.running.columns()
-        return columns | cost_columns("label", label_cost) | train | same
+        return columns | cost_columns("label", label_cost) | train
 
     def _validate(self, model: nn.Module, student: str, training: TrainingSet) -> float:
         """Return top-1 on validation, for whoever compares settings."""

@@ -20,13 +20,14 @@ import pandas as pd
 from ..errors import EvaluationError
 from ..evaluation.protocol import by_ipc
 from ..progress import bar
+from ..record import make_row
+from ..report import make_frame
 from ..report.robust_scores import score_columns
 from ..store.artifacts import Store, hash_key
-from ..store.provenance import provenance_columns
 from .exports import HostData, check_set, export_data, stored_set
 from .networks import PREFIX, host_student, split_name, stored_teacher, write_checkpoint
 from .patches import KNOWN_VERSION, check_host, patched_host
-from .rows import labelled, set_columns, ways_of
+from .rows import labelled, ways_of
 from .settings import HostSettings, score_protocol, teacher_training, training_arguments, transforms_of
 
 if TYPE_CHECKING:
@@ -82,12 +83,17 @@ def score_with_ddranking(
         check_set(made, data, None if isinstance(data, HostData) else data.class_counts("train"))
         training_arguments(protocol, made.ipc, metric=metric)
     bench = _Bench.prepare(data, metric, student, teacher or student, settings, seed, device, Path(work_folder))
-    jobs = [(label, made, way) for label, made in named for way in ways_of(made, settings.weighting)]
+    jobs = [
+        (place, label, made, way)
+        for place, (label, made) in enumerate(named)
+        for way in ways_of(made, settings.weighting)
+    ]
     rows: list[dict[str, Any]] = []
-    with bar(bench.epochs([made.ipc for _, made, _ in jobs]), f"DD-Ranking {metric}, epochs", show=progress) as shown:
-        for label, made, way in jobs:
-            rows += bench.score(label, made, way, epoch_done=lambda: shown.update(1))
-    return pd.DataFrame(rows)
+    epochs = bench.epochs([made.ipc for _, _, made, _ in jobs])
+    with bar(epochs, f"DD-Ranking {metric}, epochs", show=progress) as shown:
+        for job in jobs:
+            rows += bench.score(*job, epoch_done=lambda: shown.update(1))
+    return make_frame(rows)
 
 
 @dataclass
@@ -155,7 +161,9 @@ class _Bench:
             count * by_ipc(self.protocol.epochs, ipc) for ipc, count in trainings.items()
         )
 
-    def score(self, label: str, made: DistilledSet, way: str, epoch_done: Callable[[], None]) -> list[dict[str, Any]]:
+    def score(
+        self, position: int, label: str, made: DistilledSet, way: str, epoch_done: Callable[[], None]
+    ) -> list[dict[str, Any]]:
         """Run the evaluator on one set and return its rows."""
         from .evaluators import AugmentationScore, HostRun, LabelScore, accuracies
 
@@ -182,11 +190,13 @@ class _Bench:
         raw = pd.read_csv(place / "scores.csv")[RAW[self.metric][0]]
         seconds = (time.perf_counter() - started) / self.settings.evaluations
         return [
-            self._columns(label, made, way)
-            | {"evaluation": number, "seconds": seconds}
-            | self._found(accuracies(found))
-            | {f"lr_{role}": rate for role, (_, rate) in found.items()}
-            | {RAW[self.metric][1]: float(raw[number])}
+            make_row(
+                self._known(label, way) | {"place": position, "evaluation": number},
+                made,
+                {"seconds": seconds, "device_train": self.device, RAW[self.metric][1]: float(raw[number])}
+                | self._found(accuracies(found))
+                | {f"lr_{role}": rate for role, (_, rate) in found.items()},
+            )
             for number, found in run.found.items()
         ]
 
@@ -201,9 +211,9 @@ class _Bench:
         model = split_name(self.student)[0]
         return self.full_data.get(model, REAL_DATA_ACC_CACHE.get(f"{self.data.name}-{model}"))
 
-    def _columns(self, label: str, made: DistilledSet, way: str) -> dict[str, Any]:
+    def _known(self, label: str, way: str) -> dict[str, Any]:
         return {
-            **set_columns(label, made),
+            "label": label,
             "metric": self.metric,
             "evaluator": f"ddranking {KNOWN_VERSION}",
             "weights": way,
@@ -212,8 +222,6 @@ class _Bench:
             "teacher": PREFIX + self.teacher,
             "protocol": self.protocol.name,
             "seed": self.seed,
-            "device": self.device,
-            **provenance_columns(),
         }
 
     def _setting(self) -> list[Any]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from ..errors import EvaluationError
@@ -21,16 +20,19 @@ from ..evaluation import Protocol, SoftLabelBank, TrainingSet, make_bank, score,
 from ..evaluation.inputs import Normaliser
 from ..evaluation.runtime import resolve
 from ..progress import bar
+from ..record import make_row
+from ..report import make_frame
 from ..report.robust_scores import score_columns
 from ..seeding import derive_seed, numpy_rng
 from ..store.artifacts import Store
-from ..store.provenance import provenance_columns
 from .exports import check_set
 from .networks import PREFIX, host_student, stored_teacher
-from .rows import labelled, set_columns, ways_of
+from .rows import labelled, ways_of
 from .settings import HostSettings, score_protocol, teacher_training
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..data import ImageData
     from ..distilled_set import DistilledSet
     from ..evaluation import Teacher
@@ -83,8 +85,8 @@ def own_scores(
         check_set(made, data, data.class_counts("train"))
     bench = _prepare(data, metrics, student, teacher or student, settings, seed, device, Store(work_folder))
     jobs = [
-        (label, made, way, number)
-        for label, made in named
+        (place, label, made, way, number)
+        for place, (label, made) in enumerate(named)
         for way in ways_of(made, settings.weighting)
         for number in range(settings.evaluations)
     ]
@@ -93,7 +95,7 @@ def own_scores(
         for job in jobs:
             rows.append(bench.score(*job))
             shown.update(1)
-    return pd.DataFrame(rows)
+    return make_frame(rows)
 
 
 def role_protocols(protocol: Protocol) -> dict[str, Protocol]:
@@ -137,7 +139,7 @@ class _Bench:
     device: str
     references: dict[tuple[int, int, str], dict[str, float]]
 
-    def score(self, label: str, made: DistilledSet, way: str, number: int) -> dict[str, Any]:
+    def score(self, place: int, label: str, made: DistilledSet, way: str, number: int) -> dict[str, Any]:
         """Return the row of one set and repetition."""
         started = time.perf_counter()
         training = TrainingSet.from_set(made, self.protocols["soft"], self.data.image_size)
@@ -151,8 +153,9 @@ class _Bench:
             roles["full_hard"] = self.full_hard
         if "ars" in self.metrics:
             roles |= {"set_augmented": roles["set_soft"], "random_augmented": roles["random_soft"]}
-        return {
-            **set_columns(label, made),
+        known = {
+            "label": label,
+            "place": place,
             "metric": " ".join(self.metrics),
             "evaluator": "ddoq_plugin",
             "weights": way,
@@ -161,15 +164,17 @@ class _Bench:
             "teacher": self.teacher.name,
             "protocol": self.protocols["soft"].name,
             "seed": self.seed,
-            "device": self.device,
-            **provenance_columns(),
             "evaluation": number,
+        }
+        result = {
+            "device_train": self.device,
             "seconds": time.perf_counter() - started,
             **roles,
             **score_columns(roles, self.settings.balance),
             **{f"lr_{role}": outcome["lr"] for role, outcome in outcomes.items()},
             **{f"val_{role}": outcome["val"] for role, outcome in outcomes.items()},
         }
+        return make_row(known, made, result)
 
     def _outcome(self, role: str, training: TrainingSet, ipc: int, number: int) -> dict[str, float]:
         source, kind = role.split("_")

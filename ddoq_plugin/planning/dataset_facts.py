@@ -38,18 +38,37 @@ class DatasetFacts:
     def images(self) -> int:
         return sum(self.train)
 
-    def stand_in(self) -> Any:
-        """Return what a distiller's ``check`` looks at: the dataset, or an object with the same class sizes."""
+    def stand_in(self, *, smallest: bool = False) -> Any:
+        """Return what a method's ``check`` and ``work`` look at: the dataset, or an object with its class sizes.
+
+        ``smallest`` gives the first class the size of the smallest, which decides what fits.
+        """
         if self.data is not None:
             return self.data
-        sizes = [self.smallest, *self.train[1:]]
+        sizes = (self.smallest, *self.train[1:]) if smallest else self.train
         return SimpleNamespace(
             name=self.name,
+            fingerprint=f"assumed {self.name}",
             class_names=tuple(f"class {number}" for number in range(self.classes)),
+            wnids=None,
             num_classes=self.classes,
             image_size=self.image_size,
-            train=SimpleNamespace(class_indices=lambda number: range(sizes[number])),
+            train=_CountedSplit(sizes, self.files),
         )
+
+
+@dataclass(frozen=True)
+class _CountedSplit:
+    """A split of which only the numbers of images are known."""
+
+    sizes: tuple[int, ...]
+    in_files: bool
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def class_indices(self, class_id: int) -> range:
+        return range(self.sizes[class_id])
 
 
 def read_dataset(config: DatasetConfig) -> DatasetFacts:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..config import SweepConfig
+from ..config import STAGES, SweepConfig
 from ..sweeps.grid import Grid
 from . import sizes
 from .done import Done
 from .measured import Measured
-from .model_facts import PriorFacts, StudentFacts, student_facts, student_precision
+from .model_facts import PriorCard, StudentCard, student_facts, student_precision
 from .rates import Hardware, Precision, load_rates
-from .stages import RESOURCES_OF, Clock, Stage
-from .workload import Bank, Codebooks, Crop, ImageSet, Training, crop_of, stored_side, teacher_crop
+from .stages import Clock, Stage
+from .workload import Bank, Crop, Declared, Training, crop_of, teacher_crop
 
 if TYPE_CHECKING:
-    from ..distiller import CodebookOptions
+    from ..distiller import Distiller, Work
     from ..evaluation import Protocol
     from .dataset_facts import DatasetFacts
 
 BACKWARD = 3  # a training step costs a forward pass and twice as much backward
+ONCE_FOR_IMAGES = ("png_megapixels",)  # what sets of the same images share
 
 
 @dataclass(frozen=True)
@@ -30,20 +32,18 @@ class Estimate:
     config: SweepConfig
     grid: Grid
     facts: DatasetFacts
-    prior: PriorFacts
+    prior: PriorCard
     protocol: Protocol
     hardware: Hardware
     done: Done
     measured: Measured
-    spaces: list[CodebookOptions]
-    books: list[Codebooks]
-    sets: list[ImageSet]
+    declared: Declared
     banks: list[Bank]
     trainings: list[Training]
 
     def stages(self) -> list[Stage]:
         """Return the stages in the order of a sweep."""
-        made = [self.check(), self.train_prior(), self.encode(), self.quantise(), self.generate(), self.teacher()]
+        made = [self.check(), self.train_prior(), *self.works(), self.teacher()]
         made += [self.label(), self.train(), self.score()]
         return [stage for stage in made if stage.tasks]
 
@@ -52,26 +52,31 @@ class Estimate:
         """Pixels a side of what students see."""
         return self.protocol.image_size or self.facts.image_size
 
-    def stage(self, name: str, tasks: int, done: int, work: str, clock: Clock, **more: int) -> Stage:
-        return Stage(name, tasks, done, work, clock.resources, self.hardware, tuple(clock.terms), **more)
+    @functools.cached_property
+    def rows_done(self) -> frozenset[int]:
+        """Places in the grid of the finished rows."""
+        return self.done.rows(self.grid)
 
-    def clock(self, name: str) -> Clock:
-        return Clock(self.hardware, self.config.resources.of(RESOURCES_OF[name]))
+    def stage(self, name: str, tasks: int, done: int, work: str, clock: Clock, **more: Any) -> Stage:
+        return Stage(name, clock.asks, tasks, done, work, clock.resources, self.hardware, tuple(clock.terms), **more)
+
+    def clock(self, asks: str) -> Clock:
+        return Clock(self.hardware, asks, self.config.resources.of(asks))
 
     def check(self) -> Stage:
-        facts, clock = self.facts, self.clock("check")
+        facts, clock = self.facts, self.clock("encode")
         clock.fixed("start of Ray and imports", load_rates().start_seconds)
         if not facts.files:
             return self.stage("check", 1, 0, "config, data and methods", clock, memory=sizes.process())
         left = facts.classes - self.done.checked
         images = round((facts.images + facts.val + facts.test) * left / facts.classes)
-        clock.cores("image files to read", images, self._decoding)
+        clock.operation("image_files", images)
         return self.stage(
             "check", facts.classes, self.done.checked, f"{images:,} image files", clock, memory=sizes.process()
         )
 
     def train_prior(self) -> Stage:
-        config, clock = self.config.prior, self.clock("train prior")
+        config, clock = self.config.prior, self.clock("train")
         if config is None or config.train is None:
             return self.stage("train prior", 0, 0, "", clock)
         from ..priors import load_recipe
@@ -90,85 +95,92 @@ class Estimate:
             disk=0 if self.done.prior else facts.weights_bytes, memory=held,
         )  # fmt: skip
 
-    def encode(self) -> Stage:
-        facts, prior, clock = self.facts, self.prior, self.clock("encode")
-        images = disk = 0
-        for number, options in enumerate(self.spaces):
-            left = 1 - self.done.latents.get(number, 0) / facts.classes
-            own = round(facts.images * left)
-            images += own
-            disk += sizes.latents_disk(own, prior.dimension)
-            clock.network("encode", "images", own, prior.encode_flops, prior.precision, self.measured.encode())
-            if options.space == "noise":
-                flops = options.inversion_steps * prior.forward_flops
-                clock.network("generate", "inversions", own, flops, prior.precision)
-        if facts.files and not self.measured.encode():
-            clock.cores("image files to decode", images, self._decoding)
-        return self.stage(
-            "encode", facts.classes * len(self.spaces), sum(self.done.latents.values()), f"{images:,} images", clock,
-            disk=disk, memory=sizes.encode_memory(prior, facts.image_size, gpu=clock.on_gpu),
-            device_memory=self._on_device(clock, prior.weights_bytes),
-        )  # fmt: skip
+    def works(self) -> list[Stage]:
+        """Return a stage for each kind of declared work, in the order in which a sweep makes them."""
+        kinds: dict[tuple[str, str], list[Work]] = {}
+        for work in self.declared.works():
+            kinds.setdefault((work.kind, work.stage), []).append(work)
+        order = sorted(kinds, key=lambda key: (key[0] == "sets", STAGES.index(key[1])))
+        return [self._of_kind(kind, asks, kinds[kind, asks]) for kind, asks in order]
 
-    def quantise(self) -> Stage:
-        """Codebooks, and the exact W2 of each set with its weights and with equal ones."""
-        facts, core, clock = self.facts, load_rates().core, self.clock("quantise")
-        samples, dimension = facts.images / facts.classes, self.prior.dimension
-        tasks = done = disk = largest = 0
-        for number, kind in enumerate(self.books):
-            each = len(kind.clusters) * len(kind.seeds)
-            made = self.done.codebooks.get(number, 0)
-            left = facts.classes * each - made
-            tasks, done, largest = tasks + facts.classes * each, done + made, max(largest, *kind.clusters)
-            mean = sum(kind.clusters) / len(kind.clusters)
-            disk += round(left * sizes.codebook_disk(1, dimension, 0) * mean + left * samples * sizes.INT64)
-            if kind.options.clustering == "lloyd":
-                product = samples**2 * dimension / (core.product_gflops * 1e9)
-                clock.cores("products of a class with itself", left / each, product)
-                balanced = kind.options.masses == "balanced"
-                clock.cores("codebooks", left, core.balanced_seconds if balanced else core.codebook_seconds)
+    def _of_kind(self, kind: str, asks: str, works: list[Work]) -> Stage:
+        clock, left = self.clock(asks), [work for work in works if not self.done.has(work)]
+        same_images = self._same_images() if kind == "sets" else {}
+        passes: dict[tuple[str, int], float] = {}
+        operations: dict[str, float] = {}
+        measured: dict[float, int] = {}
+        batches: dict[str, Work] = {}
+        seen, disk = set(), 0
+        for work in left:
+            effort, rate = work.effort, self._rate(work)
+            again = same_images.get(work.address) in seen  # its images' files are links
+            seen.add(same_images.get(work.address, work.address))
+            disk += 0 if again else effort.bytes
+            if rate is not None and effort.images:
+                measured[rate] = measured.get(rate, 0) + effort.images
             else:
-                clock.cores("one-pass codebooks", left, 2 * samples * mean * dimension / (core.distance_gflops * 1e9))
-        points = [spec.ipc for spec in self.grid.sets if spec.title not in self.done.sets]
-        if points:
-            pairs = samples * sum(points) / len(points)
-            seconds = 2 * pairs * dimension / (core.distance_gflops * 1e9) + pairs * core.transport_ns * 1e-9
-            what = f"exact W2 at {sum(points) / len(points):g} points on average"
-            clock.cores(what, 2 * len(points) * facts.classes, seconds)
-        memory = sizes.quantise_memory(self.prior, max(facts.train), largest)
-        return self.stage("quantise", tasks, done, f"{tasks - done:,} codebooks", clock, disk=disk, memory=memory)
-
-    def generate(self) -> Stage:
-        """Images, and the sets that they are put together to."""
-        facts, prior, core, clock = self.facts, self.prior, load_rates().core, self.clock("generate")
-        left = [one for one in self.sets if not {spec.title for spec in one.specs} & self.done.sets]
-        counts: dict[tuple[int, float | None], int] = {}
-        disk, megapixels, written = 0, 0.0, 0
-        for one in left:
-            count, side = one.spec.ipc * facts.classes, stored_side(one.spec, facts)
-            if one.decodes:
-                kind = (one.forwards, self.measured.generate(one.spec.distiller().config.model_dump(mode="json")))
-                counts[kind] = counts.get(kind, 0) + count
-                disk += sizes.pixels(count, side)
-            disk += sizes.set_disk(count, side)  # once for all sets with these images, whose files are links
-            megapixels, written = megapixels + count * side**2 / 1e6, written + count
-        for (forwards, measured), count in counts.items():
-            flops = forwards * prior.forward_flops + prior.decode_flops
-            what = f"images of {forwards} passes and a decoding"
-            clock.network("generate", what, count, flops, prior.precision, measured)
-        images = sum(counts.values())
-        if written:
-            clock.cores("PNGs of the sets", written, megapixels / written / core.png_megapixels_per_second)
-        titles = {spec.title for spec in self.grid.sets}
+                for name, count in effort.passes.items():
+                    key = name, effort.side or self.facts.image_size
+                    passes[key] = passes.get(key, 0) + count
+                if work.batch is not None:
+                    batches.setdefault(work.batch.key, work)
+            for name, amount in effort.operations.items():
+                if (name not in ONCE_FOR_IMAGES or not again) and (rate is None or kind == "sets"):
+                    operations[name] = operations.get(name, 0) + amount
+        for work in batches.values():
+            for name, amount in work.batch.operations.items():
+                operations[name] = operations.get(name, 0) + amount
+        for rate, images in measured.items():
+            clock.measured("images", images, rate)
+        for (name, side), count in passes.items():
+            stage, flops, precision = self._network(clock, name, side)
+            clock.network(stage, f"passes of {name}", count, flops, precision)
+        for name, amount in operations.items():
+            clock.operation(name, amount)
+        images = sum(work.effort.images for work in left)
+        memory, device_memory = self._memory(clock, works)
         return self.stage(
-            "generate", len(titles), len(titles & self.done.sets),
-            f"{images:,} images of {len(left)} sets of images; {len(titles - self.done.sets)} distilled sets", clock,
-            disk=disk, memory=sizes.generate_memory(prior, max(self.config.ipc), gpu=clock.on_gpu),
-            device_memory=self._on_device(clock, prior.weights_bytes),
+            kind, len(works), len(works) - len(left), f"{images:,} images" if images else f"{len(left):,} {kind}",
+            clock, disk=disk, memory=memory, device_memory=device_memory,
         )  # fmt: skip
+
+    def _same_images(self) -> dict[tuple[str, str], str]:
+        """Return for each set what it shares with the sets of the same images."""
+        return {root.address: self.declared.alike[title][0] for title, root in self.declared.roots.items()}
+
+    def _rate(self, work: Work) -> float | None:
+        if work.kind != "sets":
+            return self.measured.work(work)
+        return self.measured.own(self._method(work)) if work.effort.images else None
+
+    def _method(self, work: Work) -> Distiller:
+        title = next(title for title, root in self.declared.roots.items() if root.address == work.address)
+        return next(spec for spec in self.grid.sets if spec.title == title).distiller()
+
+    def _network(self, clock: Clock, name: str, side: int) -> tuple[str, float, Precision]:
+        """Return the utilisation, FLOP and precision of a forward pass: of the prior's parts, or of a student."""
+        prior = {"encode": self.prior.encode_flops, "decode": self.prior.decode_flops}
+        prior["denoise"] = self.prior.forward_flops
+        if name in prior:
+            return "encode" if name == "encode" else "generate", prior[name], self.prior.precision
+        card = student_facts(name, self.facts.classes, side)
+        return "train", card.forward_flops, "float32"
+
+    def _memory(self, clock: Clock, works: list[Work]) -> tuple[int, int]:
+        """Return the bytes of the largest piece in main memory and on the device."""
+        own = max(work.effort.memory for work in works)
+        networks = {(name, work.effort.side or self.facts.image_size) for work in works for name in work.effort.passes}
+        weights = batch = 0
+        for name, side in networks:
+            if name in ("encode", "denoise", "decode"):
+                batch = sizes.batch_memory(self.prior, gpu=clock.on_gpu)
+                weights = max(weights, self.prior.weights_bytes)
+            else:
+                weights = max(weights, 16 * student_facts(name, self.facts.classes, side).parameters)
+        return sizes.process() + own + weights + batch, self._on_device(clock, weights)
 
     def teacher(self) -> Stage:
-        config, facts, clock = self.config.teacher, self.facts, self.clock("teacher")
+        config, facts, clock = self.config.teacher, self.facts, self.clock("train")
         if config is None or not self.protocol.needs_teacher:
             return self.stage("teacher", 0, 0, "", clock)
         own, work = self._teacher, f"{config.student}: scored on validation and test"
@@ -191,12 +203,12 @@ class Estimate:
         )  # fmt: skip
 
     def label(self) -> Stage:
-        facts, clock = self.facts, self.clock("labels")
+        facts, clock = self.facts, self.clock("label")
         left = [bank for bank in self.banks if not self._labelled(bank)]
         images = sum(bank.images for bank in left)
         if left:
-            flops, measured = self._teacher.forward_flops, self.measured.label()
-            clock.network("label", "augmented images", images, flops, "float32", measured)
+            flops, rate = self._teacher.forward_flops, self.measured.label()
+            clock.network("label", "augmented images", images, flops, "float32", rate)
         sides = [(bank.size, bank.side, self.protocol, self.size) for bank in self.banks]
         arrives = max((sizes.set_memory(*one) for one in sides), default=0)
         held = max((sizes.held_set(*one) for one in sides), default=0)
@@ -227,7 +239,7 @@ class Estimate:
 
     def score(self) -> Stage:
         """Test and validation images through every student, decoded once for all where they are files."""
-        facts, clock, left = self.facts, self.clock("score"), self._trainings_left()
+        facts, clock, left = self.facts, self.clock("train"), self._trainings_left()
         crop = crop_of(self.protocol, facts)
         by_teacher = crop == teacher_crop(self.config, self.protocol, facts) and not self.done.teacher
         images, disk = 0, self._decode(clock, crop) if left and not by_teacher else 0
@@ -243,14 +255,10 @@ class Estimate:
         )  # fmt: skip
 
     @property
-    def _decoding(self) -> float:
-        return 1 / load_rates().core.jpegs_per_second
-
-    @property
-    def _teacher(self) -> StudentFacts:
+    def _teacher(self) -> StudentCard:
         return self._student(self.config.teacher.student)
 
-    def _student(self, name: str) -> StudentFacts:
+    def _student(self, name: str) -> StudentCard:
         return student_facts(name, self.facts.classes, self.size)
 
     def _precision(self, clock: Clock, student: str) -> Precision:
@@ -263,22 +271,21 @@ class Estimate:
     def _decode(self, clock: Clock, crop: Crop) -> int:
         """Count the decoding of the images to score, and return the bytes they are kept in; 0 where that is done."""
         facts = self.facts
-        if not facts.files or crop in self.done.crops:
+        if not facts.files or self.done.has_crop(crop):
             return 0
-        clock.cores("image files to decode", facts.val + facts.test, self._decoding)
+        clock.operation("image_files", facts.val + facts.test)
         return sizes.pixels(facts.val + facts.test, crop[1])
 
     def _labelled(self, bank: Bank) -> bool:
         """Return whether every row that needs the bank is there."""
-        titles = {None} if bank.set is None else {spec.title for spec in bank.set.specs}
         return all(
-            number in self.done.rows
+            number in self.rows_done
             for number, row in enumerate(self.grid.rows)
-            if (row.kind, row.seed) == (bank.kind, bank.seed) and (row.set and row.set.title) in titles
+            if (row.kind, row.seed) == (bank.kind, bank.seed) and (row.set and row.set.title) in bank.titles
         )
 
     def _trainings_left(self) -> list[Training]:
-        return [training for training in self.trainings if not set(training.rows) <= self.done.rows]
+        return [training for training in self.trainings if not set(training.rows) <= self.rows_done]
 
     def _training_memory(self, clock: Clock) -> tuple[int, int, int]:
         """Return the bytes of the largest set in main memory and on the device, and those of the largest step."""

@@ -1,49 +1,51 @@
-"""Rates measured by earlier runs: what rows, or else stored artifacts, say of the same stage, model and device."""
+"""Rates measured by earlier runs: what rows and stored artifacts say of the same work on the same kind of device."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..config import SweepConfig
-from ..store.artifacts import MANIFEST
+from ..distiller import Distiller, Work
+from ..record import modern
+from ..store.artifacts import MANIFEST, hash_key
 from .rates import device_name
 
 MANIFESTS_READ = 200  # of each kind: enough for a rate
-DECISIVE = ("strength", "guidance_scale", "steps", "space")  # the settings that decide what an image costs
-STAGE_COLUMNS = {"encode": "latents", "generate": "images", "label": "label", "train": "train"}
+WITHOUT_EFFECT = {"inputs", "class", "class_id", "classes", "names", "data", "code", "latents", "seed", "clusters"}
+"""The parts of a key that say which images, not what is done with them."""
 
 
 class Measured:
-    """Medians of images a second and worker, from the rows of the config's run and of the runs beside it.
+    """Images a second and worker, from the artifacts of the config's store and the rows of its run and those beside it.
 
-    A row counts for ``encode`` and ``generate`` if it has the same prior, for ``label`` the same teacher and for
-    ``train`` the same student; everywhere the same protocol or method settings, dataset and kind of device. Where there
-    is no such row yet, latents and images of the store tell, made by the prior of ``fingerprint``.
+    An artifact counts where its key is the same but for the images; a set's own part is known by rows of the same
+    method and settings; a row counts for ``label`` if it has the same teacher and for ``train`` the same student, under
+    the same protocol. Everywhere the same dataset or prior, and the same kind of device.
     """
 
-    def __init__(
-        self, config: SweepConfig, device: str, dataset: str, protocol: str, fingerprint: str | None = None
-    ) -> None:
-        self.device, self._store, self._fingerprint = device, config.store_folder, fingerprint
-        prior, teacher = config.prior, config.teacher
-        self._prior = None if prior is None else " ".join(filter(None, [prior.name, prior.train or prior.path]))
-        self._teacher = None if teacher is None else teacher.student
+    def __init__(self, config: SweepConfig, device: str, dataset: str, protocol: str) -> None:
+        self.device, self._store = device, config.store_folder
+        self._prior = None if config.prior is None else config.prior.title
+        self._teacher = None if config.teacher is None else config.teacher.student
         self._protocol = protocol
         self._rows = [row for row in _rows(config.output_folder.parent) if row.get("dataset") == dataset]
+        self._by_kind: dict[str, dict[str, float]] = {}
 
-    def encode(self) -> float | None:
-        return self._median("encode", prior=self._prior) or self._of_artifacts("latents", {"space": "latent"})
+    def work(self, work: Work) -> float | None:
+        """Return images a second of artifacts like this one; None where there are none."""
+        return self._artifacts(work.kind).get(_effective(work.key))
 
-    def generate(self, settings: dict[str, Any]) -> float | None:
-        """Return images a second of a method with these settings."""
-        decisive = {name: settings[name] for name in DECISIVE if name in settings}
-        rows = [row for row in self._rows if row.get("prior") == self._prior and _same(row, decisive)]
-        return self._of(rows, "generate") or self._of_artifacts("images", decisive)
+    def own(self, method: Distiller) -> float | None:
+        """Return images a second of what ``distill`` of a method does itself."""
+        settings = method.config.model_dump(mode="json")
+        kept = {f"set_{name}": value for name, value in settings.items() if name not in method.weight_settings}
+        simple = {name: value for name, value in kept.items() if isinstance(value, (str, int, float, bool))}
+        return self._median("own", method=method.name, prior=self._prior, **simple)
 
     def label(self) -> float | None:
         return self._median("label", teacher=self._teacher, protocol=self._protocol)
@@ -53,27 +55,31 @@ class Measured:
 
     def _median(self, stage: str, **wanted: Any) -> float | None:
         rows = [row for row in self._rows if all(row.get(name) == value for name, value in wanted.items())]
-        return self._of(rows, stage)
-
-    def _of(self, rows: list[dict[str, Any]], stage: str) -> float | None:
-        column = STAGE_COLUMNS[stage]
         found = [
-            row[f"images_per_second_{column}"]
+            row[f"images_per_second_{stage}"]
             for row in rows
-            if row.get(f"images_per_second_{column}") and device_name(row.get(f"device_{column}")) == self.device
+            if row.get(f"images_per_second_{stage}") and device_name(row.get(f"device_{stage}")) == self.device
         ]
         return statistics.median(found) if found else None
 
-    def _of_artifacts(self, kind: str, wanted: dict[str, Any]) -> float | None:
-        """Return images over seconds of all stored artifacts of a kind whose key says what is wanted."""
-        images = seconds = 0.0
-        if self._fingerprint is not None:
+    def _artifacts(self, kind: str) -> dict[str, float]:
+        """Return images over seconds of all stored artifacts of a kind, by what matters of their keys."""
+        if kind not in self._by_kind:
+            sums: dict[str, list[float]] = {}
             for content in _manifests(self._store / kind):
-                key, cost = content.get("key", {}), content.get("cost", {})
-                same = key.get("prior") == self._fingerprint and all(key.get(name) == wanted[name] for name in wanted)
-                if same and cost.get("images") and device_name(cost.get("device")) == self.device:
-                    images, seconds = images + cost["images"], seconds + cost["seconds"]
-        return images / seconds if seconds else None
+                cost = content.get("cost") or {}
+                if cost.get("images") and device_name(cost.get("device")) == self.device:
+                    one = sums.setdefault(_effective(content.get("key", {})), [0.0, 0.0])
+                    one[0], one[1] = one[0] + cost["images"], one[1] + cost["seconds"]
+            self._by_kind[kind] = {key: images / seconds for key, (images, seconds) in sums.items() if seconds}
+        return self._by_kind[kind]
+
+
+def _effective(key: Mapping[str, Any]) -> str:
+    kept = {name: value for name, value in key.items() if name not in WITHOUT_EFFECT}
+    if isinstance(kept.get("own"), Mapping):
+        kept["own"] = {name: value for name, value in kept["own"].items() if name not in WITHOUT_EFFECT}
+    return hash_key(kept)
 
 
 def _manifests(folder: Path) -> Iterator[dict[str, Any]]:
@@ -91,9 +97,4 @@ def _rows(runs: Path) -> Iterator[dict[str, Any]]:
         except (OSError, ValueError):
             continue
         if isinstance(row, dict) and row.get("status") == "done":
-            yield row
-
-
-def _same(row: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    of_row = json.loads(row.get("settings") or "{}")
-    return all(name in of_row and of_row[name] == value for name, value in wanted.items())
+            yield modern(row)

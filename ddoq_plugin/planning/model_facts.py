@@ -21,7 +21,7 @@ HALF = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
-class StudentFacts:
+class StudentCard:
     """For one image: ``forward_flops`` (a multiply-add counts as two) and ``activation_bytes``, what the backward pass
     keeps in float32; and the number of ``parameters``."""
 
@@ -31,7 +31,7 @@ class StudentFacts:
 
 
 @dataclass(frozen=True)
-class PriorFacts:
+class PriorCard:
     """For one image of a prior: FLOPs of a denoiser's forward pass, of encoding and of decoding."""
 
     label: str
@@ -51,7 +51,7 @@ class PriorFacts:
 
 
 @functools.lru_cache
-def student_facts(name: str, classes: int, image_size: int) -> StudentFacts:
+def student_facts(name: str, classes: int, image_size: int) -> StudentCard:
     """Return what a student costs at this size. Raises the errors of ``build_student``.
 
     A network that does not run on the meta device (some ask for the kind of their device) takes two images on the CPU.
@@ -76,7 +76,7 @@ def student_precision(execution: Execution, student: str, *, gpu: bool) -> Preci
     return "half" if precision in HALF else "float32"
 
 
-def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gpu: bool) -> PriorFacts:
+def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gpu: bool) -> PriorCard:
     """Return what a config's prior costs for a dataset of this image size.
 
     A published prior's numbers are those of :mod:`.model_cards`; a recipe's and an unknown folder's are
@@ -85,7 +85,7 @@ def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gp
     """
     if config is None or config.name == "pixel":
         size = (config.options().get("image_size") if config else None) or image_size
-        return PriorFacts(config.name if config else "none", size, (3, size, size), 0, 0, 0, 0, "float32")
+        return PriorCard(config.name if config else "none", size, (3, size, size), 0, 0, 0, 0, "float32")
     dtype = config.options().get("dtype") or ("float16" if gpu else "float32")
     precision: Precision = "half" if str(dtype) in HALF else "float32"
     if config.train is not None:
@@ -131,7 +131,7 @@ def count_flops(network: torch.nn.Module, *inputs: Any, **named: Any) -> int:
     return counter.get_total_flops()
 
 
-def _student_on(device: str, name: str, classes: int, image_size: int) -> StudentFacts:
+def _student_on(device: str, name: str, classes: int, image_size: int) -> StudentCard:
     import torch
 
     from ..evaluation import build_student
@@ -139,7 +139,7 @@ def _student_on(device: str, name: str, classes: int, image_size: int) -> Studen
     with torch.device(device):
         model = build_student(name, classes, image_size, seed=0).train()
         images = torch.zeros(2, 3, image_size, image_size)
-    return StudentFacts(
+    return StudentCard(
         forward_flops=count_flops(model, images) // 2,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         activation_bytes=_kept_bytes(model, images) // 2,
@@ -165,7 +165,7 @@ def _kept_bytes(model: torch.nn.Module, images: torch.Tensor) -> int:
     return sum(size for address, size in kept.items() if address not in own)
 
 
-def _of_published(name: str, config: PriorConfig, dtype: str, precision: Precision) -> PriorFacts:
+def _of_published(name: str, config: PriorConfig, dtype: str, precision: Precision) -> PriorCard:
     from .model_cards import PUBLISHED
 
     facts = PUBLISHED[name]
@@ -173,7 +173,7 @@ def _of_published(name: str, config: PriorConfig, dtype: str, precision: Precisi
     scale = (size / facts.image_size) ** 2  # attention grows faster; a size that is not the published one is rare
     channels, height, width = facts.latent_shape
     side = round(height * size / facts.image_size)
-    return PriorFacts(
+    return PriorCard(
         label=name,
         image_size=size,
         latent_shape=(channels, side, side),
@@ -185,7 +185,7 @@ def _of_published(name: str, config: PriorConfig, dtype: str, precision: Precisi
     )
 
 
-def _of_recipe(config: PriorConfig, image_size: int, classes: int, precision: Precision) -> PriorFacts:
+def _of_recipe(config: PriorConfig, image_size: int, classes: int, precision: Precision) -> PriorCard:
     import torch
 
     from ..priors import load_recipe
@@ -199,7 +199,7 @@ def _of_recipe(config: PriorConfig, image_size: int, classes: int, precision: Pr
     return _counted(f"dit {config.train}", autoencoder, denoiser, image_size, (channels, side, side), precision)
 
 
-def _of_folder(config: PriorConfig, folder: Path, precision: Precision) -> PriorFacts:
+def _of_folder(config: PriorConfig, folder: Path, precision: Precision) -> PriorCard:
     import diffusers
     import torch
 
@@ -216,7 +216,7 @@ def _of_folder(config: PriorConfig, folder: Path, precision: Precision) -> Prior
     return _counted(f"{config.name} {folder.name}", autoencoder, denoiser, size, shape, precision)
 
 
-def _of_autoencoder(folder: Path, chosen: int | None, data_size: int, precision: Precision) -> PriorFacts:
+def _of_autoencoder(folder: Path, chosen: int | None, data_size: int, precision: Precision) -> PriorCard:
     import diffusers
     import torch
 
@@ -228,7 +228,7 @@ def _of_autoencoder(folder: Path, chosen: int | None, data_size: int, precision:
         network = getattr(diffusers, settings["_class_name"]).from_config(settings).eval()
         images = torch.zeros(1, 3, image_size, image_size)
         latents = network.encoder(images)[:, : network.config.latent_channels]
-    return PriorFacts(
+    return PriorCard(
         label=f"autoencoder {folder.name}",
         image_size=image_size,
         latent_shape=tuple(latents.shape[1:]),
@@ -247,7 +247,7 @@ def _counted(
     size: int,
     shape: tuple[int, int, int],
     precision: Precision,
-) -> PriorFacts:
+) -> PriorCard:
     import torch
 
     with torch.device("meta"):
@@ -258,7 +258,7 @@ def _counted(
         if width is not None:
             condition = {"encoder_hidden_states": torch.zeros(1, 77, width)}
     numbers = sum(p.numel() for network in (autoencoder, denoiser) for p in network.parameters())
-    return PriorFacts(
+    return PriorCard(
         label=label,
         image_size=size,
         latent_shape=shape,

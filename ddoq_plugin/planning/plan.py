@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import SweepConfig
-from ..registry import load_plugin
+from ..distiller.dry_run import DryRunContext, PriorFacts
+from ..registry import PRIORS, load_plugin
 from ..sweeps.grid import make_grid
 from ..sweeps.resolve import resolved
+from ..sweeps.session import SweepSession
 from . import refusals
 from .dataset_facts import DatasetFacts, assume_dataset, read_dataset
-from .done import Done, look_up
+from .done import Done
 from .estimate import Estimate
 from .measured import Measured
-from .model_facts import prior_facts, published_name
+from .model_facts import PriorCard, prior_facts, published_name
 from .rates import Hardware, pick_hardware
 from .stages import Stage
-from .workload import banks, codebooks, crop_of, encodings, image_sets, teacher_crop, trainings
+from .workload import banks, declare, trainings
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def make_plan(
     stages = estimate.stages()
     refused += refusals.lacking_memory(stages, hardware)
     refused += refusals.lacking_disk(stages, config, disk_bytes)
-    rows_done = len(estimate.done.rows)
+    rows_done = len(estimate.rows_done)
     notes = _notes(config, facts, hardware, assume_data, here)
     return Plan(config, hardware, facts, stages, len(grid.rows), rows_done, notes, refused)
 
@@ -94,24 +96,35 @@ def _estimate(config: SweepConfig, facts: DatasetFacts, hardware: Hardware, *, l
     from ..evaluation import load_protocol
 
     grid, protocol = make_grid(config), load_protocol(config.protocol)
-    sets, spaces, books = image_sets(grid), encodings(config, grid), codebooks(grid)
-    crops = {crop_of(protocol, facts), teacher_crop(config, protocol, facts)} - {None}
-    done = look_up(resolved(config), grid, facts.data, spaces, books, crops) if look_up_done else Done()
+    there = config.store_folder.is_dir() or (config.output_folder / "rows").is_dir()
+    session = SweepSession(resolved(config), data=facts.data) if look_up_done and facts.data and there else None
+    done = Done(session)
+    card = prior_facts(config.prior, facts.image_size, facts.classes, gpu=_prior_on_gpu(config))
+    declared = declare(grid, _context(config, facts, card, done))
     return Estimate(
         config=config,
         grid=grid,
         facts=facts,
-        prior=prior_facts(config.prior, facts.image_size, facts.classes, gpu=_prior_on_gpu(config)),
+        prior=card,
         protocol=protocol,
         hardware=hardware,
         done=done,
-        measured=Measured(config, hardware.device, facts.name, protocol.name, done.prior_fingerprint),
-        spaces=spaces,
-        books=books,
-        sets=sets,
-        banks=banks(config, sets, protocol, facts),
-        trainings=trainings(grid, protocol, facts),
+        measured=Measured(config, hardware.device, facts.name, protocol.name),
+        declared=declared,
+        banks=banks(config, grid, declared, protocol, facts),
+        trainings=trainings(grid, declared, protocol, facts),
     )
+
+
+def _context(config: SweepConfig, facts: DatasetFacts, card: PriorCard, done: Done) -> DryRunContext:
+    """Return the context that declares work: its keys are a sweep's where data and prior are there."""
+    prior = done.prior_facts()
+    if prior is None and config.prior is not None:
+        can_denoise = bool(PRIORS.entry(config.prior.name).flags.get("can_denoise", True))
+        prior = PriorFacts(config.prior.name, "not there yet", card.latent_shape, card.image_size, can_denoise)
+    session = done.session
+    store, identity = (None, None) if session is None else (session.store, session.identity)
+    return DryRunContext(facts.stand_in(), config.prior, store, facts=prior, identity=identity)
 
 
 def _wants_gpu(config: SweepConfig) -> bool:

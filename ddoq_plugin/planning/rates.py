@@ -37,18 +37,6 @@ class Device(_Stated):
     host: Host | None = None
 
 
-class CoreRates(_Stated):
-    """What one processor core does; see rates.yaml."""
-
-    jpegs_per_second: float
-    png_megapixels_per_second: float
-    product_gflops: float
-    codebook_seconds: float
-    balanced_seconds: float
-    distance_gflops: float
-    transport_ns: float
-
-
 class DiskRates(_Stated):
     """Writing: MB a second, and the size of a PNG as a share of its raw pixels."""
 
@@ -61,7 +49,7 @@ class Rates(_Stated):
 
     devices: dict[str, Device]
     utilisation: dict[Literal["gpu", "cpu"], dict[str, float]]
-    core: CoreRates
+    core: dict[str, float]
     disk: DiskRates
     start_seconds: float
     process_gb: float

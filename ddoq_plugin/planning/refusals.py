@@ -11,7 +11,7 @@ from ..distiller.dry_run import DryRunContext
 from ..errors import ConfigError, DDOQError
 from ..registry import DATASETS, PRIORS
 from ..sweeps.grid import Grid
-from .stages import RESOURCES_OF, Stage
+from .stages import Stage
 from .units import human
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def missing_files(config: SweepConfig) -> list[str]:
 
 def unfit_sets(config: SweepConfig, grid: Grid, facts: DatasetFacts) -> list[str]:
     """Return the first complaint of every method about what it is asked for, such as more clusters than images."""
-    found, context = {}, DryRunContext(facts.stand_in(), config.prior)
+    found, context = {}, DryRunContext(facts.stand_in(smallest=True), config.prior)
     for spec in sorted(grid.sets, key=lambda one: (one.ipc, one.clusters or 0)):
         if spec.label not in found:
             try:
@@ -97,7 +97,7 @@ def lacking_memory(stages: list[Stage], hardware: Hardware) -> list[str]:
     """Return sentences on workers whose memory is not to be had."""
     found = []
     for stage in stages:
-        key, asked = RESOURCES_OF[stage.name], stage.resources
+        key, asked = stage.asks, stage.resources
         if not stage.todo:
             continue
         if stage.memory > hardware.memory_gb * 1e9:

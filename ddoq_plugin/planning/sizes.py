@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..distiller import ENCODE_SHARD, GENERATION_GROUP
 from .rates import load_rates
 
 if TYPE_CHECKING:
     from ..evaluation import Protocol
-    from .model_facts import PriorFacts, StudentFacts
+    from .model_facts import PriorCard, StudentCard
 
-FLOAT16, FLOAT32, FLOAT64 = 2, 4, 8
-INT64 = 8
-GRAM_LIMIT = 2 << 30  # quantization/cost.py: bytes of a class's matrix of inner products, in float64
+FLOAT16, FLOAT32 = 2, 4
 BANK_PLAN = 4 + 16 + 1 + 4  # bytes a labelled image beside its logits: index, box, flip, partner
 BANK_SHARD = 256 << 20  # evaluation/soft_labels.py, SHARD_BYTES
 FLOAT_BUDGET = 2 << 30  # evaluation/inputs.py: sets up to this size are also kept normalised
@@ -27,21 +24,6 @@ GPU_BATCH = 256  # images of a batch that lie in main memory as floats, coming o
 def pixels(count: int, size: int) -> int:
     """Return the bytes of ``count`` uint8 RGB images of ``size`` pixels a side."""
     return count * 3 * size**2
-
-
-def latents_disk(images: int, dimension: int) -> int:
-    """Bytes of stored latents: float16."""
-    return images * dimension * FLOAT16
-
-
-def codebook_disk(clusters: int, dimension: int, samples: int) -> int:
-    """Bytes of one stored codebook: centroids float32, masses, nearest and assignment 8 bytes each."""
-    return clusters * (dimension * FLOAT32 + FLOAT64 + INT64) + samples * INT64
-
-
-def set_disk(count: int, size: int) -> int:
-    """Bytes of a distilled set's images: the exact tensor, and a PNG an image for people."""
-    return round(pixels(count, size) * (1 + load_rates().disk.png_share))
 
 
 def bank_disk(images: int, classes: int, top_k: int | None = None) -> int:
@@ -60,29 +42,6 @@ def process() -> int:
     return round(load_rates().process_gb * 1e9)
 
 
-def encode_memory(prior: PriorFacts, image_size: int, *, gpu: bool) -> int:
-    """One shard of images, its latents, the network and a batch (``ClassEncoder``)."""
-    shard = ENCODE_SHARD * (pixels(1, image_size) + prior.dimension * FLOAT32)
-    return process() + prior.weights_bytes + shard + batch_memory(prior, gpu=gpu)
-
-
-def quantise_memory(prior: PriorFacts, samples: int, clusters: int) -> int:
-    """A class's latents as read and as centred floats, its matrix of inner products, and codebooks."""
-    gram = min(samples**2 * FLOAT64, GRAM_LIMIT)
-    return (
-        process()
-        + samples * prior.dimension * (FLOAT16 + 2 * FLOAT32)
-        + 2 * gram
-        + (2 * clusters * prior.dimension * FLOAT64)
-    )
-
-
-def generate_memory(prior: PriorFacts, ipc: int, *, gpu: bool) -> int:
-    """A group's latents, the network, and a batch of float images (``Generation``)."""
-    group = (GENERATION_GROUP + ipc) * prior.dimension * FLOAT32
-    return process() + prior.weights_bytes + group + batch_memory(prior, gpu=gpu)
-
-
 def held_set(count: int, stored: int, protocol: Protocol, image_size: int) -> int:
     """A set as a training holds it on its device: uint8 at the size that is cut, and floats where they are few
     (``Inputs``)."""
@@ -96,7 +55,7 @@ def set_memory(count: int, stored: int, protocol: Protocol, image_size: int) -> 
     return max(held_set(count, stored, protocol, image_size), (2 if source != stored else 1) * pixels(count, source))
 
 
-def step_memory(facts: StudentFacts, batch: int, accumulation: int, *, half: bool) -> int:
+def step_memory(facts: StudentCard, batch: int, accumulation: int, *, half: bool) -> int:
     """A step: weights, gradients and two moments in float32, and the activations of a part of the batch."""
     activations = facts.activation_bytes // (2 if half else 1)
     return 4 * FLOAT32 * facts.parameters + activations * -(-batch // accumulation)
@@ -108,7 +67,7 @@ def _source_size(stored: int, protocol: Protocol, image_size: int) -> int:
     return source_size(stored, protocol.augmentation, image_size, protocol.scoring.resize)
 
 
-def batch_memory(prior: PriorFacts, *, gpu: bool) -> int:
+def batch_memory(prior: PriorCard, *, gpu: bool) -> int:
     """A batch in main memory: on the CPU the working memory of a pass, which the search for a batch size bounds; with a
     GPU the images as floats."""
     from ..priors.batching import CPU_BUDGET

@@ -6,13 +6,10 @@ import math
 from dataclasses import dataclass, field
 
 from ..config import StageResources
+from ..errors import DDOQError
 from .rates import CPU, Hardware, Precision, assumed_flops, load_rates
 
 MEASURED, ASSUMED = "measured", "assumed"
-RESOURCES_OF = {
-    "check": "encode", "train prior": "train", "encode": "encode", "quantise": "quantise", "generate": "generate",
-    "labels": "label", "teacher": "train", "train": "train", "score": "train",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,11 +26,13 @@ class Term:
 class Stage:
     """A stage of a plan.
 
-    ``tasks`` of which ``done`` are finished; ``work`` says in words what is to do. ``disk`` are bytes that it writes,
-    ``memory`` and ``device_memory`` bytes that one worker holds at its peak in main and in GPU memory.
+    ``asks`` is the stage of the config whose resources its workers have. ``tasks`` of which ``done`` are finished;
+    ``work`` says in words what is to do. ``disk`` are bytes that it writes, ``memory`` and ``device_memory`` bytes that
+    one worker holds at its peak in main and in GPU memory.
     """
 
     name: str
+    asks: str
     tasks: int
     done: int
     work: str
@@ -89,6 +88,7 @@ class Clock:
     """Turns counted work into terms, for the workers of one stage."""
 
     hardware: Hardware
+    asks: str
     resources: StageResources
     terms: list[Term] = field(default_factory=list)
 
@@ -97,25 +97,32 @@ class Clock:
         return bool(self.resources.gpus) and self.hardware.is_gpu
 
     def network(
-        self, stage: str, what: str, images: int, flops: float, precision: Precision, measured: float | None = None
+        self, stage: str, what: str, images: float, flops: float, precision: Precision, measured: float | None = None
     ) -> None:
         """Add ``images`` times ``flops`` of a network, at the measured images a second where there are any."""
         if not images or not flops:
             return
         if measured:
-            self.terms.append(Term(images / measured, f"{images:,} {what} / {measured:,.1f} a second", MEASURED))
+            self.measured(what, images, measured)
             return
         device, share = (self.hardware.device, self.resources.gpus) if self.on_gpu else (CPU, self.resources.cpus)
         rate = assumed_flops(device, stage, precision) * share
-        how = f"{images:,} {what} x {flops / 1e9:,.4g} GFLOP / {rate / 1e12:,.4g} TFLOP/s ({share:g} {device})"
+        how = f"{images:,.0f} {what} x {flops / 1e9:,.4g} GFLOP / {rate / 1e12:,.4g} TFLOP/s ({share:g} {device})"
         self.terms.append(Term(images * flops / rate, how))
 
-    def cores(self, what: str, count: float, each: float) -> None:
-        """Add ``count`` things that take one core ``each`` seconds; a worker's cores share them."""
-        if count and each:
-            how = f"{count:,.0f} {what} x {each * 1000:,.3g} ms / {self.resources.cpus:g} cores"
-            self.terms.append(Term(count * each / self.resources.cpus, how))
+    def measured(self, what: str, images: float, rate: float) -> None:
+        """Add images at a measured number a second."""
+        self.terms.append(Term(images / rate, f"{images:,.0f} {what} / {rate:,.1f} a second", MEASURED))
+
+    def operation(self, name: str, amount: float) -> None:
+        """Add work of processor cores by its name in rates.yaml; a worker's cores share it."""
+        core = load_rates().core
+        if name not in core:
+            raise DDOQError(f"no rate is stated for the operation {name!r}; use one of {', '.join(core)} in an Effort")
+        if amount:
+            how = f"{amount:,.4g} {name} / {core[name]:,.4g} a second and core / {self.resources.cpus:g} cores"
+            self.terms.append(Term(amount / core[name] / self.resources.cpus, how))
 
     def fixed(self, what: str, seconds: float) -> None:
-        """Add seconds that are what they are."""
+        """Add fixed seconds."""
         self.terms.append(Term(seconds, what))

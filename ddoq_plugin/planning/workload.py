@@ -1,4 +1,4 @@
-"""What a config amounts to, counted once for all that shares it: encodings, codebooks, image sets, banks, students."""
+"""What a config amounts to, counted once for all that shares it: declared work, banks of soft labels, students."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..config import SweepConfig
-from ..ddoq import DDOQ
-from ..distiller import CodebookOptions, Distiller
+from ..distiller import DistillContext, Work
+from ..distiller.work import all_work
+from ..errors import DDOQError
 from ..store.artifacts import hash_key
 from ..sweeps.grid import Grid, SetSpec
 
@@ -21,29 +22,16 @@ Crop = tuple[float, int]
 
 
 @dataclass(frozen=True)
-class Codebooks:
-    """The codebooks of one kind: every K with every seed, in each class."""
+class Declared:
+    """The sets of a grid with their work. ``roots``: the work of each set, by title. ``alike``: for each title a key
+    that sets with the same images share, and one that sets equal to the bit share."""
 
-    options: CodebookOptions
-    clusters: tuple[int, ...]
-    seeds: tuple[int, ...]
+    roots: dict[str, Work]
+    alike: dict[str, tuple[str, str]]
 
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images that are made (or chosen) once, whatever weights and students use them.
-
-    ``specs`` are the distilled sets with these images. ``forwards`` are the denoiser's passes an image, ``decodes``
-    the decodings; both 0 for a method that picks images (and for one whose costs are not known here).
-    """
-
-    specs: tuple[SetSpec, ...]
-    forwards: int
-    decodes: int
-
-    @property
-    def spec(self) -> SetSpec:
-        return self.specs[0]
+    def works(self) -> list[Work]:
+        """Return every piece of work once, what it needs before it."""
+        return list(all_work(self.roots.values()))
 
 
 @dataclass(frozen=True)
@@ -68,9 +56,9 @@ class Training:
 @dataclass(frozen=True)
 class Bank:
     """One bank of soft labels for rows of a kind and seed: ``images`` labelled augmented images of ``size`` images of
-    ``side`` pixels."""
+    ``side`` pixels. ``titles`` are the sets that share it, None for all data."""
 
-    set: ImageSet | None
+    titles: frozenset[str | None]
     size: int
     side: int
     images: int
@@ -78,73 +66,53 @@ class Bank:
     seed: int
 
 
-def encodings(config: SweepConfig, grid: Grid) -> list[CodebookOptions]:
-    """Return the kinds of latents that are made: what is quantised, and the modes against which W2 is measured."""
-    if config.prior is None:
-        return []  # the latents are the pixels, which nobody encodes
-    found: dict[str, CodebookOptions] = {}
-    for method in {spec.method + str(spec.settings): spec.distiller() for spec in grid.sets}.values():
-        for options in _spaces(method):
-            if options.space != "pixel":
-                found.setdefault(hash_key(_latent_key(options)), options)
-    return list(found.values())
-
-
-def codebooks(grid: Grid) -> list[Codebooks]:
-    """Return the codebooks that a sweep makes."""
-    found: dict[CodebookOptions, tuple[set[int], set[int]]] = {}
+def declare(grid: Grid, context: DistillContext) -> Declared:
+    """Return the declared work of every set. A set that cannot be made is left out: the plan refuses it elsewhere."""
+    roots: dict[str, Work] = {}
     for spec in grid.sets:
-        method = spec.distiller()
-        options = method.codebook_options()
-        if options is not None:
-            clusters, seeds = found.setdefault(options, (set(), set()))
-            clusters |= {spec.clusters or spec.ipc, effective_clusters(spec, method)}
-            seeds.add(spec.seed)
-    return [Codebooks(options, tuple(sorted(k)), tuple(sorted(s))) for options, (k, s) in found.items()]
+        try:
+            roots[spec.title] = context.work_of(spec.distiller(), spec.ipc, spec.clusters, spec.seed)
+        except DDOQError:
+            continue
+    return Declared(roots, {spec.title: _alike(spec, roots.get(spec.title)) for spec in grid.sets})
 
 
-def image_sets(grid: Grid) -> list[ImageSet]:
-    """Return the sets of images, each with the distilled sets that differ in their weights alone."""
-    groups: dict[str, list[SetSpec]] = {}
-    for spec in grid.sets:
-        groups.setdefault(image_key(spec), []).append(spec)
-    return [ImageSet(tuple(specs), *_passes(specs[0].distiller())) for specs in groups.values()]
-
-
-def trainings(grid: Grid, protocol: Protocol, facts: DatasetFacts) -> list[Training]:
+def trainings(grid: Grid, declared: Declared, protocol: Protocol, facts: DatasetFacts) -> list[Training]:
     """Return the students that are trained: rows of sets that are the same to the bit share one."""
     groups: dict[tuple, list[int]] = {}
     for number, row in enumerate(grid.rows):
-        images = None if row.set is None else image_key(row.set)
-        weights = None if row.set is None else _weights_key(row.set)
-        groups.setdefault((row.kind, row.student, row.seed, images, weights), []).append(number)
+        same = None if row.set is None else declared.alike[row.set.title][1]
+        groups.setdefault((row.kind, row.student, row.seed, same), []).append(number)
     made = []
-    for (kind, student, seed, *_), rows in groups.items():
+    for (kind, student, seed, _), rows in groups.items():
         spec = grid.rows[rows[0]].set
         size = facts.images if spec is None else spec.ipc * facts.classes
         numbers = _protocol_of(kind, protocol).numbers(student, size, facts.classes)
-        images = numbers.steps * numbers.batch_size
-        side = stored_side(spec, facts)
+        images, side = numbers.steps * numbers.batch_size, stored_side(spec, facts)
         made.append(Training(kind, student, seed, spec, tuple(rows), size, side, images, numbers.batch_size))
     return made
 
 
-def banks(config: SweepConfig, sets: list[ImageSet], protocol: Protocol, facts: DatasetFacts) -> list[Bank]:
-    """Return the banks of soft labels, none where the protocol stores none."""
+def banks(config: SweepConfig, grid: Grid, declared: Declared, protocol: Protocol, facts: DatasetFacts) -> list[Bank]:
+    """Return the banks of soft labels, none where the protocol stores none; sets of the same images share one."""
     if protocol.label_mode != "soft_stored":
         return []
     from ..evaluation.soft_labels import bank_steps, whole_pages
 
-    def bank(of: ImageSet | None, size: int, kind: str, seed: int) -> Bank:
-        used = _protocol_of(kind, protocol)
+    def bank(specs: list[SetSpec], kind: str, seed: int) -> Bank:
+        used, first = _protocol_of(kind, protocol), specs[0] if specs else None
+        size = facts.images if first is None else first.ipc * facts.classes
         steps = whole_pages(bank_steps(used, config.students, size, facts.classes))
-        side = stored_side(None if of is None else of.spec, facts)
-        return Bank(of, size, side, steps * used.numbers("", size, facts.classes).batch_size, kind, seed)
+        images = steps * used.numbers("", size, facts.classes).batch_size
+        titles = frozenset(spec.title for spec in specs) or frozenset({None})
+        return Bank(titles, size, stored_side(first, facts), images, kind, seed)
 
-    made = [bank(one, one.spec.ipc * facts.classes, "distilled", one.spec.seed) for one in sets]
+    groups: dict[tuple[str, int], list[SetSpec]] = {}
+    for spec in grid.sets:
+        groups.setdefault((declared.alike[spec.title][0], spec.seed), []).append(spec)
+    made = [bank(specs, "distilled", seed) for (_, seed), specs in groups.items()]
     if config.full_data:
-        kinds = ("full_data", "full_data_2x")
-        made += [bank(None, facts.images, kind, seed) for kind in kinds for seed in config.seeds]
+        made += [bank([], kind, seed) for kind in ("full_data", "full_data_2x") for seed in config.seeds]
     return made
 
 
@@ -167,61 +135,16 @@ def stored_side(spec: SetSpec | None, facts: DatasetFacts) -> int:
     return (spec and spec.distiller().config.stored_size) or facts.image_size
 
 
-def effective_clusters(spec: SetSpec, method: Distiller) -> int:
-    """Return the K of the codebook that a set is really made from (see ``DDOQ.allocate`` for one image a class)."""
-    asked = spec.clusters or spec.ipc
-    options = method.codebook_options()
-    by_mass = getattr(method, "requantise_by_mass", True)
-    return 1 if spec.ipc == 1 and by_mass and options is not None and options.clustering == "lloyd" else asked
-
-
-def image_key(spec: SetSpec) -> str:
-    """Return a key that sets with the same images share: all settings but those of the weights."""
+def _alike(spec: SetSpec, root: Work | None) -> tuple[str, str]:
+    """Return the keys of a set's images and of the set: settings that only change weights change no image, and with one
+    image a class no weight either."""
     method = spec.distiller()
     settings = method.config.model_dump(mode="json")
-    key: dict[str, Any] = {"ipc": spec.ipc, "clusters": spec.clusters, "seed": spec.seed}
-    if method.codebook_options() is not None:
-        key["clusters"] = effective_clusters(spec, method)
-        if key["clusters"] == 1 and spec.ipc == 1:
-            settings.pop("masses", None)
-    if isinstance(method, DDOQ):
-        kept = {name: value for name, value in settings.items() if name not in ("weighting", "alpha")}
-        if key["clusters"] >= spec.ipc:
-            kept.pop("share", None)
-        return hash_key([key, kept, method.requantise_by_mass])
-    return hash_key([key, spec.method, settings])
-
-
-def _weights_key(spec: SetSpec) -> str | None:
-    """Return what tells weights on the same images apart; with one image a class there is only one weight."""
-    method = spec.distiller()
-    if not method.uses_weights or spec.ipc == 1:
-        return None
-    settings = method.config.model_dump(mode="json")
-    return f"{settings.get('weighting')} {settings.get('alpha')}"
-
-
-def _spaces(method: Distiller) -> list[CodebookOptions]:
-    options = method.codebook_options()
-    if options is None:
-        return [CodebookOptions()]  # W2 of whatever it picks is measured between latents
-    used = [options, options.model_copy(update={"encoding": "mode"})]
-    if options.space == "pixel" and method.makes_images:  # the images nearest to the points are encoded
-        used.append(options.model_copy(update={"space": "latent"}))
-    return used
-
-
-def _latent_key(options: CodebookOptions) -> list[Any]:
-    return [options.space, options.encoding, options.inversion_steps if options.space == "noise" else None]
-
-
-def _passes(method: Distiller) -> tuple[int, int]:
-    """Return the denoiser's forward passes for one image, with guidance two a step, and the number of decodings."""
-    if not isinstance(method, DDOQ):
-        return 0, 0
-    config = method.config
-    steps = config.steps if config.space == "noise" else int(config.strength * config.steps)
-    return steps * (2 if config.guidance_scale > 1 else 1), 1
+    weights = {name: settings.pop(name, None) for name in method.weight_settings}
+    needs = [] if root is None else [work.address for work in root.needs]
+    key: dict[str, Any] = {"method": spec.method, "settings": settings, "ipc": spec.ipc, "seed": spec.seed}
+    images = hash_key(key | ({"needs": needs} if needs else {"clusters": spec.clusters}))
+    return images, hash_key([images, None if spec.ipc == 1 else weights])
 
 
 def _protocol_of(kind: str, protocol: Protocol) -> Protocol:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import PriorError
 from ..progress import bar
 from .batching import Batching, positive
+from .guide import BatchGuide, Guide
 
 
 class Prior(ABC):
@@ -28,6 +29,7 @@ class Prior(ABC):
     """
 
     name: str
+    title: str = ""  # as configured, with its recipe or the last part of its path; empty: the name
     latent_shape: tuple[int, int, int]
     image_size: int
     fingerprint: str
@@ -78,6 +80,7 @@ class Prior(ABC):
         generators: list[torch.Generator],
         begun: object,
         guidance_scale: float,
+        guide: BatchGuide | None,
     ) -> Tensor:
         """Denoise one batch and return its scaled latents; ``begun`` is what :meth:`_begin` returned."""
         raise NotImplementedError(f"the prior {self.name!r} has no denoiser")
@@ -144,6 +147,7 @@ class Prior(ABC):
         seeds: Sequence[int],
         space: str = "latent",
         scheduler: str | None = None,
+        guide: Guide | None = None,
         batch_size: int | None = None,
         progress: bool = False,
     ) -> Tensor:
@@ -161,10 +165,12 @@ class Prior(ABC):
             space: "latent", or "noise" for latents from :meth:`invert`: generation then starts at the full time from
                 these very latents, and ``strength`` is ignored.
             scheduler: class name of a diffusers scheduler; None takes the pipeline's own (DDIM in noise space).
-            batch_size: images a forward pass of the denoiser; None takes the prior's.
+            guide: shifts the latents after each denoising step; None leaves the sampler as it is.
+            batch_size: images a forward pass of the denoiser; None takes the prior's. A pass takes whole classes where
+                the guide is set-wide, also where a class has more images.
 
-        Returns float32 images [B, 3, S, S] in [0, 1]. Raises PriorError for wrong shapes, NaN, settings out of range
-        or an unknown scheduler.
+        Returns float32 images [B, 3, S, S] in [0, 1]. Raises PriorError for wrong shapes, NaN, settings out of range,
+        an unknown scheduler, one that takes no guide, and a class too large for the memory under a set-wide guide.
         """
         self._check_call(latents, class_ids, seeds)
         if not (math.isfinite(strength) and 0 <= strength <= 1):
@@ -175,15 +181,27 @@ class Prior(ABC):
             raise PriorError(f"unknown space {space!r} of latents: give 'latent' or 'noise'")
         wanted = None if batch_size is None else positive(batch_size)
         if strength == 0 and space == "latent":
+            if guide is not None:
+                raise PriorError("a guide needs denoising steps: set strength above 0, or leave out the guide")
             return self._decode_all(latents, class_ids)
         begun = self._begin(space, strength, steps, scheduler, guidance_scale)
+        rows = torch.arange(len(latents))
+        whole = None
+        if guide is not None and guide.set_wide:
+            rows = class_ids.cpu().argsort(stable=True)
+            whole = class_ids[rows].unique_consecutive(return_counts=True)[1].tolist()
 
         def forward(part: slice) -> Tensor:
-            noisy = latents[part].float().to(self.device)
-            return self._denoise(noisy, class_ids[part], _generators(seeds[part]), begun, guidance_scale).float().cpu()
+            # a slice where the order is the caller's, so that the layout in memory stays too
+            chosen = part if whole is None else rows[part]
+            own = [seeds[row] for row in rows[part].tolist()]
+            batch = None if guide is None else BatchGuide(guide, class_ids[chosen].cpu(), rows[part])
+            noisy = latents[chosen].float().to(self.device)
+            made = self._denoise(noisy, class_ids[chosen], _generators(own), begun, guidance_scale, batch)
+            return made.float().cpu()
 
-        made = self._run("denoise", len(latents), forward, "generate" if progress else None, wanted)
-        denoised = torch.cat(made) if made else latents.float()
+        made = self._run("denoise", len(latents), forward, "generate" if progress else None, wanted, whole)
+        denoised = torch.cat(made)[rows.argsort()] if made else latents.float()
         self._check_finite(denoised, class_ids, "the denoiser's output")
         return self._decode_all(denoised, class_ids)
 
@@ -212,6 +230,7 @@ class Prior(ABC):
         forward: Callable[[slice], Tensor],
         description: str | None = None,
         wanted: int | None = None,
+        whole: list[int] | None = None,
     ) -> list[Tensor]:
         with bar(total, description or stage, show=description is not None) as shown:
             return self.batching.run(
@@ -219,6 +238,7 @@ class Prior(ABC):
                 total,
                 forward,
                 wanted=wanted,
+                whole=whole,
                 advance=shown.update,
                 last_resort=lambda: self._in_less_memory(stage),
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import psutil
 import torch
@@ -50,6 +52,7 @@ class Batching:
         forward: Callable[[slice], Tensor],
         *,
         wanted: int | None = None,
+        whole: Sequence[int] | None = None,
         advance: Callable[[int], object] = lambda _: None,
         last_resort: Callable[[], bool] = lambda: False,
     ) -> list[Tensor]:
@@ -57,14 +60,25 @@ class Batching:
 
         Where a pass runs out of memory, the work goes on from its first image with half the size; what was finished
         stays. Where one image is too much, ``last_resort`` may find a way to need less (it says whether it did);
-        otherwise PriorError. ``advance`` is told the number of images of each finished pass.
+        otherwise PriorError. ``advance`` is told the number of images of each finished pass. ``whole`` are the sizes of
+        consecutive groups that no pass may split: a pass takes at least one of them, and PriorError where that is too
+        much for the memory.
         """
+        ends = list(accumulate(whole)) if whole is not None else range(1, total + 1)
         done: list[Tensor] = []
         start = 0
         while start < total:
-            part = slice(start, min(start + self.size(stage, wanted), total))
+            first = bisect_right(ends, start)
+            last = max(first, bisect_right(ends, start + self.size(stage, wanted)) - 1)
+            part = slice(start, ends[last])
             made = self._attempt(forward, part)
             if made is None:
+                if whole is not None and first == last:
+                    raise PriorError(
+                        f"the memory of {self.device} does not hold the {part.stop - start} images of a class, and "
+                        "the guide needs all of them at every step: lower ipc, load the prior with dtype='bfloat16', "
+                        "or take a guide that is not set-wide"
+                    )
                 self._shrink(stage, part.stop - part.start, last_resort)
                 continue
             done.append(made)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import PriorError
 from .autoencoder import AutoencoderPrior
+from .guide import BatchGuide
 from .sampling import (
     Course,
     Predict,
@@ -96,9 +97,10 @@ class LatentDiffusionPrior(AutoencoderPrior):
         generators: list[torch.Generator],
         begun: Course,
         guidance_scale: float,
+        guide: BatchGuide | None,
     ) -> Tensor:
         predict = self._predictor(class_ids, guidance_scale)
-        return denoise(predict, begun, latents, lambda: self._noise(generators), generators, self.eta)
+        return denoise(predict, begun, latents, lambda: self._noise(generators), generators, self.eta, guide)
 
     def _invert(self, latents: Tensor, class_ids: Tensor, begun: Course) -> Tensor:
         return invert(self._predictor(class_ids, 1.0), begun, latents)

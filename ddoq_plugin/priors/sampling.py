@@ -14,6 +14,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers, SchedulerMixin
 from torch import Tensor
 
 from ..errors import PriorError, nearest
+from .guide import BatchGuide
 
 # DPMSolverSDE draws the noise of a whole batch from one stream; EDMEuler is for networks with EDM's preconditioning
 _UNFIT = ("DPMSolverSDEScheduler", "EDMEulerScheduler")
@@ -100,16 +101,22 @@ def denoise(
     noise: Callable[[], Tensor],
     generators: list[torch.Generator],
     eta: float,
+    guide: BatchGuide | None = None,
 ) -> Tensor:
     """Run ``course`` from ``latents`` with ``noise()``; later noise is each image's generator's too."""
     scheduler = course.fresh()
+    if guide is not None:
+        guide.check(scheduler)
     latents = course.start(scheduler, latents, noise)
     accepted = inspect.signature(scheduler.step).parameters
     extra = {"generator": generators, "eta": eta}
     extra = {key: value for key, value in extra.items() if key in accepted}
-    for time in course.times:
-        output = predict(scheduler.scale_model_input(latents, time), time)
+    for index, time in enumerate(course.times):
+        noisy = scheduler.scale_model_input(latents, time)
+        output = predict(noisy, time)
         latents = scheduler.step(output, time, latents, **extra, return_dict=False)[0]
+        if guide is not None:
+            latents = guide.shift(scheduler, course.times, index, noisy, output, latents)
     return latents
 
 

@@ -52,6 +52,7 @@ class PriorSource:
             if self.config.name == "pixel":
                 options.setdefault("image_size", self.data.image_size)
             self._prior = load_prior(self.config.name, path=path, device=self.device, **options)
+            self._prior.title = self.config.title
             self._prior.bind_classes(self.data.class_names, self.data.wnids)
         return self._prior
 

@@ -10,24 +10,24 @@ if TYPE_CHECKING:
     from .costs import cost_table, training_cost_table
     from .diagnostics import convergence_table, distribution_table
     from .figures import accuracy_figure, contact_sheet, w2_figure
-    from .formatting import format_table
+    from .formatting import flat_table, format_table
     from .page import write_results
     from .rows import Run, load_rows, load_run, make_frame
     from .run_folder import open_run, write_run_report
     from .score_tables import score_table, scores_of_runs
     from .statistics import detectable_difference, holm, paired_t_test
-    from .table_files import flat_table, run_tables, write_tables
+    from .table_files import run_tables, write_tables
     from .tables import cross_model_table
 
 _LAZY = {
     "costs": ("cost_table", "training_cost_table"),
     "figures": ("accuracy_figure", "contact_sheet", "w2_figure"),
     "conclusions": ("findings",),
-    "formatting": ("format_table",),
+    "formatting": ("flat_table", "format_table"),
     "rows": ("Run", "load_rows", "load_run", "make_frame"),
     "page": ("write_results",),
     "run_folder": ("open_run", "write_run_report"),
-    "table_files": ("flat_table", "run_tables", "write_tables"),
+    "table_files": ("run_tables", "write_tables"),
     "score_tables": ("score_table", "scores_of_runs"),
     "diagnostics": ("convergence_table", "distribution_table"),
     "statistics": ("detectable_difference", "holm", "paired_t_test"),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from .rows import RowKey, distilled_rows, row_key, sort_keys, students_of, values_by_seed
+from ..registry import DISTILLERS
+from .rows import RowKey, distilled_rows, lines_of, row_key, students_of, values_by_seed
 from .statistics import PairedTest, holm, paired_t_test
 
-REFERENCES = {"d4m": "†", "random": "‡"}
-"""The methods that every other one is tested against, and the sign of each in a table."""
-
+SIGNS = "†‡§¶"  # of the references in a table, in the order of their names
 ALPHA = 0.05
 
 
@@ -22,12 +21,13 @@ class Comparison:
     """A line against a reference line, for one student, over the seeds that both have.
 
     ``test_id`` is the same for comparisons of the very same sets, which are one test. ``p_holm`` is adjusted over all
-    tests made together; NaN where there is no test.
+    tests made together; NaN where there is no test. ``sign`` is the reference's.
     """
 
     line: RowKey
     reference: RowKey
     method: str
+    sign: str
     student: str
     test: PairedTest
     test_id: tuple
@@ -41,30 +41,30 @@ class Comparison:
     @property
     def mark(self) -> str:
         """The sign for a table: the reference's where a test says that it differs."""
-        return REFERENCES[self.method] if self.significant else ""
+        return self.sign if self.significant else ""
 
 
 def compare_with_references(frame: pd.DataFrame, metric: str = "top1") -> list[Comparison]:
-    """Test every line against D4M and against random selection: paired over seeds, same student, same IPC.
+    """Test every line against the reference methods (:func:`references_of`): paired over seeds, same student and IPC.
 
-    D4M's line with the same number of clusters is the reference, or else its line with as many clusters as images
-    per class; D4M itself is tested against random selection only. Lines that are the same sets are one test, and are
-    not tested against each other. Holm's correction runs over all tests together.
+    A reference's line with the same number of clusters is taken, or else that with as many clusters as images per
+    class. Lines that are the same sets are one test, and are not tested against each other. Holm's correction runs
+    over all tests together.
     """
     values = values_by_seed(distilled_rows(frame), metric)
-    same, methods = identical_lines(frame), methods_of(frame)
+    same, methods, references = identical_lines(frame), methods_of(frame), references_of(frame)
     made = []
-    for line in sort_keys([key for key, _ in values]):
-        for method in REFERENCES:
+    for line in [line for line in lines_of(distilled_rows(frame)) if any(key == line for key, _ in values)]:
+        for method, sign in references.items():
             reference = reference_line(frame, method, line)
-            if reference is None or not comparable(methods[line], method):
+            if reference is None or not comparable(methods[line], method, references):
                 continue
             if same.get(line, line) == same.get(reference, reference):
                 continue
             for student in students_of(frame):
                 pair = values.get((line, student), {}), values.get((reference, student), {})
                 test_id = (same.get(line, line), same.get(reference, reference), student)
-                made.append(Comparison(line, reference, method, student, paired_test(*pair), test_id))
+                made.append(Comparison(line, reference, method, sign, student, paired_test(*pair), test_id))
     tests = {one.test_id: one.test.p for one in made}
     adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
     return [replace(one, p_holm=adjusted[one.test_id]) for one in made]
@@ -75,9 +75,20 @@ def number_of_tests(comparisons: Sequence[Comparison]) -> int:
     return len({one.test_id for one in comparisons if not math.isnan(one.test.p)})
 
 
-def comparable(method: str, reference: str) -> bool:
+def references_of(frame: pd.DataFrame) -> dict[str, str]:
+    """Return {method: sign} of the reference methods in a frame: those registered with the flag ``reference``."""
+    methods = sorted(method for method in frame["method"].dropna().unique() if has_flag(method, "reference"))
+    return {method: SIGNS[place % len(SIGNS)] for place, method in enumerate(methods)}
+
+
+def has_flag(method: str, flag: str) -> bool:
+    """Return a flag of a registered method; False for one that is not registered here."""
+    return method in DISTILLERS and bool(getattr(DISTILLERS.load(method), flag, False))
+
+
+def comparable(method: str, reference: str, references: Iterable[str]) -> bool:
     """Return whether ``method`` is tested against ``reference``; two references are compared in one direction only."""
-    order = list(REFERENCES)
+    order = list(references)
     return method not in order or order.index(method) < order.index(reference)
 
 
@@ -113,7 +124,7 @@ def identical_lines(frame: pd.DataFrame) -> dict[RowKey, RowKey]:
             hashes.setdefault(row_key(row), set()).add((int(row["seed"]), str(row["set_hash"])))
     first: dict[tuple, RowKey] = {}
     found = {}
-    for line in sort_keys(list(hashes)):
+    for line in hashes:
         earlier = first.setdefault((line.ipc, frozenset(hashes[line])), line)
         if earlier != line:
             found[line] = earlier
@@ -121,22 +132,22 @@ def identical_lines(frame: pd.DataFrame) -> dict[RowKey, RowKey]:
 
 
 def weighting_pairs(frame: pd.DataFrame) -> list[tuple[RowKey, RowKey]]:
-    """Return (weighted line, uniform line) wherever both are the same images for every seed and only weights differ."""
-    lines: dict[RowKey, tuple[str, set[tuple[int, str]], bool]] = {}
+    """Return (weighted line, line of equal weights) wherever both are the same images for every seed, with the same K,
+    and only the weights differ."""
+    images: dict[RowKey, set[tuple[int, str]]] = {}
+    weighted: set[RowKey] = set()
     for row in distilled_rows(frame).to_dict("records"):
-        if not pd.isna(row["image_hash"]):
-            _, images, _ = lines.setdefault(row_key(row), (row["method"], set(), row["weighting"] == "uniform"))
-            images.add((int(row["seed"]), str(row["image_hash"])))
+        if not (pd.isna(row["image_hash"]) or pd.isna(row["weighted"])):
+            images.setdefault(row_key(row), set()).add((int(row["seed"]), str(row["image_hash"])))
+            weighted |= {row_key(row)} if row["weighted"] else set()
     same = identical_lines(frame)
-    pairs = []
-    for line in sort_keys(list(lines)):
-        method, images, uniform = lines[line]
-        for other in sort_keys(list(lines)) if not uniform else []:
-            other_method, other_images, other_uniform = lines[other]
-            alike = (line.ipc, line.clusters, method) == (other.ipc, other.clusters, other_method)
-            if alike and other_uniform and images == other_images and same.get(line, line) != same.get(other, other):
-                pairs.append((line, other))
-    return pairs
+    return [
+        (line, other)
+        for line in images
+        for other in images
+        if line in weighted and other not in weighted and images[line] == images[other]
+        and (line.ipc, line.clusters) == (other.ipc, other.clusters) and same.get(line, line) != same.get(other, other)
+    ]  # fmt: skip
 
 
 def mean_over_students(

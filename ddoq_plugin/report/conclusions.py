@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from .comparisons import ALPHA, comparable, mean_over_students, reference_line, weighting_pairs
+from .comparisons import ALPHA, comparable, mean_over_students, reference_line, references_of, weighting_pairs
 from .diagnostics import CONVERGED_WITHIN, convergence_table
-from .rows import FULL_DATA, RowKey, distilled_rows, make_frame, row_key, sort_keys, students_of, values_by_seed
+from .rows import FULL_DATA, RowKey, distilled_rows, lines_of, row_key, students_of, trained_rows, values_by_seed
 from .statistics import PairedTest, detectable_difference, holm, paired_t_test
 from .tables import points
 
@@ -32,7 +32,7 @@ class Pooled:
 
 
 def findings(frame: pd.DataFrame, metric: str = "top1") -> list[str]:
-    """Return sentences on what result rows show: weights alone, against D4M and random selection, ceiling, failures.
+    """Return sentences on what result rows show: weights alone, against the references, ceiling, failures.
 
     A comparison of two methods takes all (IPC, clusters, student, seed) that both have, averages the differences of
     each seed, and tests these averages against 0 (paired t test over seeds, Holm's correction over the sentences).
@@ -41,10 +41,12 @@ def findings(frame: pd.DataFrame, metric: str = "top1") -> list[str]:
         frame: result rows of one dataset, prior, teacher and protocol.
         metric: the accuracy to speak of.
     """
-    frame = make_frame(frame)
+    frame = trained_rows(frame)
     values = values_by_seed(frame, metric)
     said = _best_per_ipc(frame, values)
-    pooled = [*_weights_alone(frame, values), *_against(frame, values, "d4m"), *_against(frame, values, "random")]
+    pooled = _weights_alone(frame, values)
+    for method in references_of(frame):
+        pooled += _against(frame, values, method)
     adjusted = holm([one.test.p for one in pooled])
     said += [_sentence(one, p, len(pooled)) for one, p in zip(pooled, adjusted, strict=True)]
     said += _limits(pooled)
@@ -55,11 +57,11 @@ def findings(frame: pd.DataFrame, metric: str = "top1") -> list[str]:
 
 def _best_per_ipc(frame: pd.DataFrame, values: Values) -> list[str]:
     students = students_of(frame)
-    lines = sort_keys([row_key(row) for row in frame.to_dict("records") if row["method"] == FULL_DATA])
+    lines = lines_of(frame[frame["method"] == FULL_DATA])
     full = [mean_over_students(values, line, students) for line in lines]
     ceiling = f"; full data: {_spread(full[0].values())}" if full and full[0] else ""
     said = []
-    lines = sort_keys([row_key(row) for row in distilled_rows(frame).to_dict("records")])
+    lines = lines_of(distilled_rows(frame))
     for ipc in sorted({line.ipc for line in lines if line.ipc is not None}):
         means = {line: mean_over_students(values, line, students) for line in lines if line.ipc == ipc}
         means = {line: by_seed for line, by_seed in means.items() if by_seed}
@@ -88,10 +90,11 @@ def _weights_alone(frame: pd.DataFrame, values: Values) -> list[Pooled]:
 def _against(frame: pd.DataFrame, values: Values, method: str) -> list[Pooled]:
     """Compare every label with the reference ``method``, IPC by IPC and K by K."""
     by_label: dict[tuple[str, str], list[tuple[RowKey, RowKey]]] = {}
+    references = references_of(frame)
     for row in distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters"]).to_dict("records"):
         line = row_key(row)
         reference = reference_line(frame, method, line)
-        if reference is not None and comparable(row["method"], method):
+        if reference is not None and comparable(row["method"], method, references):
             by_label.setdefault((line.label, reference.label), []).append((line, reference))
     return [
         _pool(subject, other, "same seeds and students", pairs, values)

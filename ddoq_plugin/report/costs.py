@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from ..record import cost_kinds
 from .diagnostics import by_line, keys_of, mean_of, table_of
-from .rows import FULL_DATA_TWICE, cost_column, make_frame, sort_keys, students_of
+from .rows import FULL_DATA_TWICE, students_of, trained_rows
 
-MAKING = ("latents", "codebooks", "images")  # the stages that a set's making consists of
+NOT_MAKING = ("distill", "own", "label", "train")  # every other kind of cost is of an artifact that a set is made of
 RATES = {"latents": "encoded images/s", "images": "generated images/s", "label": "labelled images/s",
          "train": "trained images/s"}  # fmt: skip
-SECONDS = ("latents, s", "codebooks, s", "images, s", "rest, s", "labels, s", "training, s", "total, s")
 ENDS = ("peak memory, MB", "device")
 
 
 def cost_table(frame: pd.DataFrame, meta: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """Return the end-to-end cost of a set and of one student trained on it, one line per (method, IPC, clusters).
 
-    Means over seeds (training: over students, too). Columns: seconds of ``latents``, ``codebooks``, ``images``
-    (generation), ``rest`` (what else making the set took), ``labels`` (the teacher's), ``training``, and ``total``;
+    Means over seeds (training: over students, too). Columns: seconds of each kind of artifact that a set is made of
+    (``latents``, ``codebooks``, ``images``, ...), ``rest`` (what else making the set took), ``labels`` (the teacher's),
+    ``training``, and ``total``;
     images per second of the stages; the largest peak memory of any stage in MB, and the device. Columns that no row
     has are left out: rows of older runs have fewer. ``meta`` (of a run) may know what prior and teacher cost: a
     footnote says it.
     """
     frame = _finished(frame)
-    grouped = by_line(frame)
-    rows = [{**keys_of(line), **_costs(grouped[line])} for line in sort_keys(list(grouped))]
-    table = table_of(rows, ["method", "IPC", "K", *SECONDS, *RATES.values(), *ENDS])
-    empty = [name for name in (*SECONDS, *RATES.values(), *ENDS) if table[name].isna().all()]
-    table = table.drop(columns=empty)
+    grouped, kinds = by_line(frame), [kind for kind in cost_kinds(frame.columns) if kind not in NOT_MAKING]
+    rows = [{**keys_of(line), **_costs(part, kinds)} for line, part in grouped.items()]
+    seconds = [*(f"{kind}, s" for kind in kinds), "rest, s", "labels, s", "training, s", "total, s"]
+    table = table_of(rows, ["method", "IPC", "K", *seconds, *RATES.values(), *ENDS])
+    table = table.drop(columns=[name for name in (*seconds, *RATES.values(), *ENDS) if table[name].isna().all()])
     table.attrs["heading"] = (
         "Wall-clock seconds of one set and of one student trained on it, mean over seeds (training: and over "
         "students), on the machine of the run, shared with its other tasks. Peak memory: the largest of any stage's "
@@ -62,10 +63,10 @@ def training_cost_table(frame: pd.DataFrame) -> pd.DataFrame:
                     {
                         "student": student,
                         "IPC": ipc,
-                        "training, s": mean_of(part, cost_column("seconds", "train")),
-                        "images/s": mean_of(part, cost_column("images_per_second", "train")),
-                        "peak memory, MB": part[cost_column("peak_memory_mb", "train")].max(),
-                        "device": _devices(part, ("train",)),
+                        "training, s": mean_of(part, "seconds_train"),
+                        "images/s": mean_of(part, "images_per_second_train"),
+                        "peak memory, MB": _peak(part, ["train"]),
+                        "device": _devices(part, ["train"]),
                         "trainings": len(part),
                     }
                 )
@@ -77,33 +78,31 @@ def training_cost_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _finished(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = make_frame(frame)
+    frame = trained_rows(frame)
     return frame[(frame["status"] == "done") & (frame["method"] != FULL_DATA_TWICE)]
 
 
-def _costs(part: pd.DataFrame) -> dict[str, Any]:
+def _costs(part: pd.DataFrame, kinds: Sequence[str]) -> dict[str, Any]:
     sets = part.drop_duplicates("seed")  # every student's row repeats what its set cost
-    seconds = {stage: mean_of(sets, cost_column("seconds", stage)) for stage in (*MAKING, "distill", "label")}
-    making = sum(seconds[stage] or 0 for stage in MAKING)
-    rest = max(0.0, (seconds["distill"] or 0) - making)
-    training = mean_of(part, cost_column("seconds", "train"))
-    stages = (*MAKING, "distill", "label", "train")
+    seconds = {f"{kind}, s": mean_of(sets, f"seconds_{kind}") for kind in kinds}
+    seconds |= {"rest, s": mean_of(sets, "seconds_own"), "labels, s": mean_of(sets, "seconds_label")}
+    seconds["training, s"] = mean_of(part, "seconds_train")
+    stages = (*kinds, *NOT_MAKING)
     return {
-        "latents, s": seconds["latents"],
-        "codebooks, s": seconds["codebooks"],
-        "images, s": seconds["images"],
-        "rest, s": rest if rest > 0.01 * making else None,  # sums differ by rounding
-        "labels, s": seconds["label"],
-        "training, s": training,
-        "total, s": making + rest + (seconds["label"] or 0) + (training or 0),
-        **{title: mean_of(part, cost_column("images_per_second", stage)) for stage, title in RATES.items()},
-        "peak memory, MB": part[[cost_column("peak_memory_mb", stage) for stage in stages]].max().max(),
+        **seconds,
+        "total, s": sum(value or 0 for value in seconds.values()),
+        **{title: mean_of(part, f"images_per_second_{kind}") for kind, title in RATES.items()},
+        "peak memory, MB": _peak(part, stages),
         "device": _devices(part, stages),
     }
 
 
-def _devices(part: pd.DataFrame, stages: tuple[str, ...]) -> str | None:
-    found = {str(name) for stage in stages for name in part[cost_column("device", stage)].dropna()}
+def _peak(part: pd.DataFrame, stages: Sequence[str]) -> float:
+    return part.filter([f"peak_memory_mb_{stage}" for stage in stages]).max().max()
+
+
+def _devices(part: pd.DataFrame, stages: Sequence[str]) -> str | None:
+    found = part.filter([f"device_{stage}" for stage in stages]).stack().dropna()
     return "+".join(sorted({one for name in found for one in name.split("+")})) or None
 
 

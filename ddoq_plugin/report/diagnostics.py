@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .rows import FULL_DATA, FULL_DATA_TWICE, RowKey, distilled_rows, make_frame, row_key, sort_keys
+from .rows import FULL_DATA, FULL_DATA_TWICE, RowKey, distilled_rows, row_key, trained_rows
 from .rows import values_by_seed as _values
 
 CONVERGED_WITHIN = 1.0  # percentage points between full-data validation accuracy and that at twice the steps
@@ -20,11 +20,11 @@ def distribution_table(frame: pd.DataFrame) -> pd.DataFrame:
     ``W2`` with the weights used, ``W2, equal weights``, ``reduction %`` of W2 by the weights, ``effective images``
     per class, (sum w)^2 / sum w^2. W2 is not squared, and compares only within one ``space``.
     """
-    frame = make_frame(frame)
+    frame = trained_rows(frame)
     sets = distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters", "seed"])
     grouped = by_line(sets[sets["effective_sample_size"].notna() | sets["w2_used"].notna()])
     rows = []
-    for line in sort_keys(list(grouped)):
+    for line in grouped:
         used, uniform = (mean_of(grouped[line], name) for name in ("w2_used", "w2_uniform"))
         rows.append(
             {
@@ -52,7 +52,7 @@ def convergence_table(frame: pd.DataFrame) -> pd.DataFrame:
 
     ``converged`` is "yes" when the two are within 1 point.
     """
-    frame = make_frame(frame)
+    frame = trained_rows(frame)
     values = {key: by_seed for key, by_seed in _values(frame, "val_top1").items() if key[0].ipc is None}
     methods = {row_key(row): row["method"] for row in frame.to_dict("records")}
     once, twice = (
@@ -96,7 +96,7 @@ def keys_of(line: RowKey) -> dict[str, object]:
 
 def mean_of(frame: pd.DataFrame, column: str) -> float | None:
     """Return the mean of the values that are there, or None."""
-    found = frame[column].dropna()
+    found = frame[column].dropna() if column in frame else ()
     return float(found.mean()) if len(found) else None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pandas as pd
 
 from .comparisons import mean_over_students
-from .rows import FULL_DATA, RowKey, distilled_rows, make_frame, row_key, sort_keys, students_of, values_by_seed
+from .rows import FULL_DATA, RowKey, distilled_rows, lines_of, row_key, students_of, trained_rows, values_by_seed
 from .tables import METRICS
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def accuracy_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1")
         path: the PNG to write.
         metric: the accuracy to draw.
     """
-    frame = make_frame(frame)
+    frame = trained_rows(frame)
     students, values = students_of(frame), values_by_seed(frame, metric)
-    lines = sort_keys([row_key(row) for row in distilled_rows(frame).to_dict("records")])
+    lines = lines_of(distilled_rows(frame))
     looks = _looks(frame)
     figure, panels = _panels(len(students))
     for panel, student in zip(panels, students, strict=True):
@@ -89,11 +89,11 @@ def w2_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1") -> Pa
         path: the PNG to write.
         metric: the accuracy to draw.
     """
-    frame = make_frame(frame)
+    frame = trained_rows(frame)
     students, values = students_of(frame), values_by_seed(frame, metric)
     sets = distilled_rows(frame)
     sets = sets[sets["w2_used"].notna()]
-    lines = sort_keys([row_key(row) for row in sets.to_dict("records")])
+    lines = lines_of(sets)
     looks, sizes = _looks(frame), sorted({line.ipc for line in lines})
     figure, (panel,) = _panels(1, width=5.0)
     for line in lines:
@@ -204,9 +204,7 @@ def _main_lines(lines: Sequence[RowKey], label: str) -> list[RowKey]:
 
 def _looks(frame: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Return the colour and marker of each method, the same in every figure of a frame."""
-    labels = dict.fromkeys(
-        line.label for line in sort_keys([row_key(row) for row in distilled_rows(frame).to_dict("records")])
-    )
+    labels = dict.fromkeys(line.label for line in lines_of(distilled_rows(frame)))
     return {
         label: {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
         for place, label in enumerate(labels)

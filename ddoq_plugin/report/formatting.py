@@ -30,6 +30,8 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
     """
     if style not in STYLES:
         raise ConfigError(f"there is no table style {style!r}{nearest(style, STYLES)} (styles: {', '.join(STYLES)})")
+    if style == "csv":
+        table = flat_table(table)
     if isinstance(table.columns, pd.MultiIndex):
         heading, rows, names = _cross_model(table, style)
     else:
@@ -38,18 +40,17 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
     return _WRITERS[style](heading, names, rows, notes)
 
 
+def flat_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with plain column names and its lines' names as columns."""
+    flat = table.copy()
+    flat.columns = [" ".join(filter(None, name)) if isinstance(name, tuple) else str(name) for name in table.columns]
+    return flat.reset_index() if isinstance(table.index, pd.MultiIndex) else flat
+
+
 def _cross_model(table: pd.DataFrame, style: str) -> tuple[str, list[list[str]], list[str]]:
     students = [student for student in table.columns.get_level_values(0).unique() if student != "note"]
     heading = table.attrs.get("heading", "")
     records = list(zip(table.index, table.to_dict("records"), strict=True))
-    if style == "csv":
-        names = [f"{student} {name}" for student in students for name in STATISTICS]
-        rows = [
-            [*_line(key), *(_plain_value(record[student, name]) for student in students for name in STATISTICS),
-             record["note", ""]]
-            for key, record in records
-        ]  # fmt: skip
-        return heading, rows, ["method", "ipc", "clusters", *names, "note"]
     usual, digits = _usual_seeds(table, students), table.attrs.get("digits", 1)
     noted = any(record["note", ""] for _, record in records)
     rows = [

@@ -133,7 +133,7 @@ def _provenance(run: Run, page: Path, folder: Path) -> str:
         "Versions": _values(frame, "versions") or _versions(meta),
         "Commit": _values(frame, "commit") or meta.get("commit"),
         "Config hash": _values(frame, "config_hash"),
-        "Device": _values(frame, "device"),
+        "Device": _values(frame, "device_train"),
         "Data": _data(meta),
         "Classes": ", ".join((meta.get("dataset") or {}).get("classes", [])[:20]),
         "Teacher's classes": "the same, in this order" if _same_order(meta) else None,
@@ -179,7 +179,8 @@ def _same_order(meta: dict) -> bool:
 
 def _values(frame: pd.DataFrame, column: str) -> str:
     """Return the values of a column; several are all named, since a resumed run may have them."""
-    return "; ".join(str(value) for value in sorted(frame[column].dropna().unique()))
+    found = frame[column].dropna().unique() if column in frame else ()
+    return "; ".join(map(str, sorted(found)))
 
 
 def _yaml(content: object) -> str:

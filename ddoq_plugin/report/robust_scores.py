@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ..errors import EvaluationError
-from .rows import FULL_DATA, distilled_rows, row_key
+from .comparisons import has_flag, references_of
+from .rows import FULL_DATA, distilled_rows, make_frame, row_key
 
 BALANCE = 0.5  # the weight w of arXiv 2505.13300, and the default of both evaluators of ddranking 0.2.0
 CELL = ["ipc", "student", "seed"]  # what a set and its random reference share
@@ -84,7 +85,13 @@ def best_on_validation(*frames: pd.DataFrame) -> pd.DataFrame:
     rows = pd.concat(frames, ignore_index=True)
     rows = rows[(rows["status"] == "done") & rows["val_top1"].notna()]
     order = rows.sort_values("val_top1", ascending=False, kind="stable")
-    return order.drop_duplicates(["method", "label", "clusters", *CELL]).sort_index().reset_index(drop=True)
+    return make_frame(order.drop_duplicates(["method", "label", "clusters", *CELL]))
+
+
+def random_labels(frame: pd.DataFrame) -> list[str]:
+    """Return the labels of random selection: of the reference methods that pick real images."""
+    methods = [name for name in references_of(frame) if not has_flag(name, "makes_images")]
+    return list(frame.loc[frame["method"].isin(methods), "label"].unique())
 
 
 def scores_from_rows(
@@ -92,7 +99,7 @@ def scores_from_rows(
     *,
     hard: pd.DataFrame | None = None,
     plain: pd.DataFrame | None = None,
-    reference: str = "random",
+    reference: str | None = None,
     balance: float = BALANCE,
 ) -> pd.DataFrame:
     """Return LRS and ARS of every distilled set in the rows of sweeps, one line a set, student and seed.
@@ -101,7 +108,7 @@ def scores_from_rows(
         soft: rows of students trained with soft labels and augmentation.
         hard: rows of the same sets trained with class labels, and the full data (LRS needs them).
         plain: rows of the same sets trained with soft labels without augmentation (ARS needs them).
-        reference: the label of the random sets.
+        reference: the label of the random sets; None: that of the reference method that picks real images.
         balance: w of LRS and g of ARS.
 
     Returns:
@@ -161,11 +168,13 @@ def _check_same_sets(frames: Sequence[pd.DataFrame]) -> None:
         )
 
 
-def _reference(frame: pd.DataFrame, label: str) -> pd.DataFrame:
+def _reference(frame: pd.DataFrame, label: str | None) -> pd.DataFrame:
+    labels = random_labels(frame) if label is None else [label]
     rows = _sets(frame)
-    rows = rows[rows["label"] == label]
+    rows = rows[rows["label"].isin(labels[:1])]
     if rows.empty:
-        raise EvaluationError(f"the rows have no sets labelled {label!r} to compare with; add that method to the sweep")
+        which = "of random selection" if label is None else f"labelled {label!r}"
+        raise EvaluationError(f"the rows have no sets {which} to compare with; add that method to the sweep")
     return rows[[*CELL, "top1"]]
 
 

@@ -1,8 +1,9 @@
-"""Result rows as a data frame: one row a trained student, read from the files of a run."""
+"""Result rows as a data frame: one row a trained student, read from the files of a run or from a table of rows."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,31 +13,21 @@ import pandas as pd
 import yaml
 
 from ..errors import EvaluationError
+from ..record import (
+    BY_NAME,
+    FULL_DATA,
+    FULL_DATA_TWICE,
+    OLD,
+    REQUIRED,
+    column_of,
+    column_order,
+    flaw,
+    is_missing,
+    modern,
+)
 
-FULL_DATA, FULL_DATA_TWICE = "full_data", "full_data_2x"
-REQUIRED = ("method", "label", "ipc", "clusters", "student", "seed", "status")
-STAGES = ("latents", "codebooks", "images", "distill", "label", "train")
-"""Stages whose cost a row knows; ``distill`` is all that making the set took, the first three included."""
-
-OF_TRAINING = ("images_per_second", "peak_memory_mb", "device")  # without a stage in their name, they are training's
-
-
-def cost_column(what: str, stage: str) -> str:
-    """Return the column of a stage's ``seconds``, ``images_per_second``, ``peak_memory_mb`` or ``device``."""
-    return what if stage == "train" and what in OF_TRAINING else f"{what}_{stage}"
-
-
-TEXTS = (
-    "settings", "weighting", "dataset", "prior", "teacher", "protocol", "error", "set_hash", "image_hash",
-    "versions", "config_hash", "commit", "run", "space", *(cost_column("device", stage) for stage in STAGES),
-)  # fmt: skip
-NUMBERS = (
-    "top1", "top5", "val_top1", "w2_used", "w2_uniform", "effective_sample_size", "teacher_val_top1",
-    "teacher_test_top1",
-    *(cost_column(what, stage) for what in ("seconds", "images_per_second", "peak_memory_mb") for stage in STAGES),
-)  # fmt: skip
-COLUMNS = (*REQUIRED, *NUMBERS, *TEXTS)
 SETTING = ("dataset", "prior", "teacher", "protocol")  # what must be one and the same within a table
+ROW_FILES = ("rows.parquet", "rows.csv")
 
 
 class RowKey(NamedTuple):
@@ -74,27 +65,30 @@ class Run:
         return str(self.meta.get("name") or single(self.frame, "run") or "run")
 
 
-def load_rows(folder: str | Path) -> pd.DataFrame:
-    """Read the rows of a run.
+def load_rows(path: str | Path) -> pd.DataFrame:
+    """Read result rows.
 
     Args:
-        folder: a run's folder (with ``rows/*.json``), or the folder of the row files itself.
+        path: a run's folder (with ``rows/*.json``), the folder of the row files itself, a file ``*.csv`` or
+            ``*.parquet`` of rows, or a folder that holds ``rows.parquet`` or ``rows.csv``.
 
     Returns:
-        A frame with the columns ``COLUMNS`` and whatever else the rows hold, in a fixed order of rows.
+        See ``make_frame``. Rows of earlier versions get today's columns.
 
     Raises:
-        EvaluationError: there is no such folder, it has no row, or a file is no row.
+        EvaluationError: there is nothing to read, or a file holds no rows.
     """
-    root = Path(folder)
+    root = Path(path)
     place = root / "rows" if (root / "rows").is_dir() else root
     files = sorted(place.glob("*.json")) if place.is_dir() else []
     if place == root:
         files = [file for file in files if file.name != "meta.json"]
-    if not files:
+    table = next((file for file in (root, *(root / name for name in ROW_FILES)) if file.is_file()), None)
+    if not files and table is None:
         raise EvaluationError(f"there are no result rows in {place}; run the sweep first, or give its output folder")
-    teacher = _teacher_columns(root / "meta.json")
-    return make_frame([teacher | _read(file) for file in files])
+    rows = [_checked(file) for file in files] if files else _read_table(table)
+    teacher = {name: value for name, value in _teacher_columns(root / "meta.json").items() if value is not None}
+    return make_frame([row | {name: row.get(name) or value for name, value in teacher.items()} for row in rows])
 
 
 def load_run(folder: str | Path) -> Run:
@@ -111,32 +105,40 @@ def load_run(folder: str | Path) -> Run:
 
 
 def make_frame(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
-    """Return a frame with every column of ``COLUMNS``: IPC, clusters and seed as nullable integers, numbers as float64.
+    """Return rows as a frame with every column of :mod:`ddoq_plugin.record`, in its order and types.
+
+    Columns of settings and of a method's own statistics are boolean, Int64, float64 or string, as all their values
+    allow; members of families without a value are left out. Rows are in the order of a table: by IPC (full data last),
+    the method's place in its config (those without one by label), clusters, student and seed.
 
     Raises:
-        EvaluationError: a column that every row must have is missing, or a cell has two rows of the same seed.
+        EvaluationError: a column that every row must have is missing, a value does not fit its column, or a cell has
+            two rows of the same seed.
     """
-    frame = pd.DataFrame(rows).reset_index(drop=True)
-    missing = [column for column in REQUIRED if column not in frame.columns]
+    given = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    if OLD & set(given.columns):
+        given = pd.DataFrame([modern(row) for row in given.to_dict("records")])
+    missing = [column for column in REQUIRED if column not in given.columns]
     if missing:
         raise EvaluationError(f"the result rows have no column {missing[0]!r}; a row needs {', '.join(REQUIRED)}")
-    for column in COLUMNS:
-        if column not in frame.columns:
-            frame[column] = None
-    for column in ("ipc", "clusters", "seed"):
-        frame[column] = pd.to_numeric(frame[column]).astype("Int64")
-    for column in NUMBERS:
-        frame[column] = pd.to_numeric(frame[column]).astype("float64")
-    cell = ["method", "label", "ipc", "clusters", "student", "seed"]
-    doubled = frame[frame.duplicated([*cell, *SETTING], keep=False)]
+    none = pd.Series([None] * len(given), index=given.index, dtype=object)
+    members = [name for name in given.columns if name not in BY_NAME and given[name].notna().any()]
+    content = {name: _typed(name, given.get(name, none)) for name in sorted([*BY_NAME, *members], key=column_order)}
+    frame = pd.DataFrame(content).reset_index(drop=True)
+    cells = frame[frame["evaluator"].isna()]  # a host may score several sets of one label
+    doubled = cells[cells.duplicated(["method", "label", "ipc", "clusters", "student", "seed", *SETTING])]
     if len(doubled):
         first = doubled.iloc[0]
-        key = row_key(first)
         raise EvaluationError(
-            f"two rows have {key}, student {first['student']}, seed {first['seed']}; keep one of them"
+            f"two rows have {row_key(first)}, student {first['student']}, seed {first['seed']}; keep one of them"
         )
-    order = frame.assign(_rank=[_rank(row_key(row)) for row in frame.to_dict("records")])
-    return order.sort_values(["_rank", "student", "seed"], kind="stable").drop(columns="_rank").reset_index(drop=True)
+    return frame.sort_values(["ipc", "place", "label", "clusters", "student", "seed"], kind="stable", ignore_index=True)
+
+
+def trained_rows(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
+    """Return the frame of trained students' rows: those of hosts' scores are left out."""
+    frame = make_frame(rows)
+    return frame[frame["evaluator"].isna()]
 
 
 def row_key(row: Mapping[str, Any] | pd.Series) -> RowKey:
@@ -144,9 +146,9 @@ def row_key(row: Mapping[str, Any] | pd.Series) -> RowKey:
     return RowKey(str(row["label"]), _integer(row["ipc"]), _integer(row["clusters"]))
 
 
-def sort_keys(keys: set[RowKey] | list[RowKey]) -> list[RowKey]:
-    """Return lines in the order of a table: by IPC, random selection first, DDOQ last, full data at the end."""
-    return sorted(set(keys), key=_rank)
+def lines_of(frame: pd.DataFrame) -> list[RowKey]:
+    """Return the lines of a frame's table, in the order of its rows."""
+    return list(dict.fromkeys(row_key(row) for row in frame[["label", "ipc", "clusters"]].to_dict("records")))
 
 
 def distilled_rows(frame: pd.DataFrame) -> pd.DataFrame:
@@ -183,20 +185,6 @@ def values_by_seed(frame: pd.DataFrame, metric: str) -> dict[tuple[RowKey, str],
     return found
 
 
-def _rank(key: RowKey) -> tuple:
-    family = 0 if key.label.startswith("random") else 2 if key.label.startswith("ddoq") else 1
-    # equal weights, the paired reference of the others, stand first
-    return (
-        key.ipc is None,
-        key.ipc or 0,
-        family,
-        "uniform" not in key.label,
-        key.label,
-        key.clusters is not None,
-        key.clusters or 0,
-    )
-
-
 def _integer(value: Any) -> int | None:
     return None if pd.isna(value) else int(value)
 
@@ -211,6 +199,25 @@ def _teacher_columns(file: Path) -> dict[str, float | None]:
     return {f"teacher_{part}_top1": teacher.get(f"{part}_accuracy") for part in ("val", "test")}
 
 
+def _checked(file: Path) -> dict[str, Any]:
+    """Return the row of a file, with a warning where it was edited; rows of earlier versions have no digest."""
+    row = _read(file)
+    if "digest" in row and (problem := flaw(row)) is not None:
+        warnings.warn(f"{file} {problem}: the same sweep trains it again", stacklevel=3)
+    return row
+
+
+def _read_table(file: Path) -> list[dict[str, Any]]:
+    try:
+        if file.suffix == ".parquet":
+            return pd.read_parquet(file).to_dict("records")
+        # texts first: pandas would guess types from the values that happen to be there
+        return pd.read_csv(file, dtype=object, keep_default_na=False, na_values=[""]).to_dict("records")
+    except (OSError, ValueError) as problem:
+        message = f"the file {file} holds no result rows ({problem}); give rows.csv or rows.parquet"
+        raise EvaluationError(message) from None
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
@@ -221,3 +228,39 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise EvaluationError(f"the file {file} is no mapping; remove it from the run's folder")
     return row
+
+
+def _typed(name: str, values: pd.Series) -> pd.Series:
+    """Return a column in its declared type, whether its values are texts (of a CSV) or not."""
+    column = column_of(name)
+    texts = values.astype(object)[[not is_missing(value) for value in values]].map(str)
+    dtype = column.dtype if column is not None and column.dtype != "value" else _type_of(list(texts))
+    if dtype == "boolean":
+        made = texts.map({"True": True, "False": False, "true": True, "false": False})
+    elif dtype == "string":
+        made = texts
+    else:
+        try:
+            made = texts.map(float if dtype == "float64" else _whole)
+        except ValueError:
+            message = f"the column {name!r} of the result rows has a value that is no {dtype}; correct its row"
+            raise EvaluationError(message) from None
+    return made.astype(dtype).reindex(values.index)
+
+
+def _type_of(texts: list[str]) -> str:
+    """Return the narrowest type that holds all values of a column that is not declared."""
+    if all(text in ("True", "False") for text in texts):
+        return "boolean"
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        return "string"
+    return "Int64" if all(abs(one) < 2**53 and one == int(one) for one in numbers) else "float64"
+
+
+def _whole(text: str) -> int:
+    number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"{text} is no whole number")
+    return int(number)

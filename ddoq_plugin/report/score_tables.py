@@ -15,8 +15,8 @@ import pandas as pd
 
 from ..errors import EvaluationError
 from .comparisons import mean_over_students
-from .robust_scores import BALANCE, best_on_validation, scores_from_rows
-from .rows import FULL_DATA, RowKey, Run, row_key, single, sort_keys, students_of
+from .robust_scores import BALANCE, best_on_validation, random_labels, scores_from_rows
+from .rows import FULL_DATA, RowKey, Run, lines_of, row_key, single, students_of
 from .tables import MEAN, cell_of, frame_of_cells, mark_best, ranges
 
 KINDS = {"soft": "soft labels", "hard": "class labels", "plain": "soft labels without augmentation"}
@@ -67,7 +67,7 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
         One line per (method, IPC, clusters); columns are ("LRS mlp", statistic) for each score and student, and for the
         mean over students where there are several.
     """
-    lines, students = sort_keys([row_key(row) for row in rows.to_dict("records")]), students_of(rows)
+    lines, students = lines_of(rows), students_of(rows)
     cells, columns = {}, []
     for score in ("lrs", "ars"):
         if score not in rows or rows[score].isna().all():
@@ -121,7 +121,7 @@ def _lacking(score: str, by_kind: Mapping[str, Sequence[Run]]) -> list[str]:
     parts = [f"a run of the same sets with {KINDS[kind]}" for kind in NEEDED[score] if kind not in by_kind]
     for kind in NEEDED[score]:
         frames = [run.frame for run in by_kind.get(kind, [])]
-        if frames and kind != "hard" and not any((frame["label"] == "random").any() for frame in frames):
+        if frames and kind != "hard" and not any(random_labels(frame) for frame in frames):
             parts.append(f"random sets in the run with {KINDS[kind]}")
         if frames and kind == "hard" and not any((frame["method"] == FULL_DATA).any() for frame in frames):
             parts.append(f"full data in the run with {KINDS[kind]}")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .costs import cost_table, training_cost_table
 from .diagnostics import convergence_table, distribution_table
-from .formatting import format_table
+from .formatting import flat_table, format_table
 from .rows import Run
 from .tables import cross_model_table
 
@@ -51,13 +51,6 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: str | Path) -> None
         for style, suffix in STYLES.items():
             (folder / f"{name}.{suffix}").write_text(format_table(table, style=style), encoding="utf-8")
         flat_table(table).to_parquet(folder / f"{name}.parquet", index=False)
-
-
-def flat_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with plain column names and its lines' names as columns."""
-    flat = table.copy()
-    flat.columns = [" ".join(filter(None, name)) if isinstance(name, tuple) else str(name) for name in table.columns]
-    return flat.reset_index() if isinstance(table.index, pd.MultiIndex) else flat
 
 
 def _has_top5(frame: pd.DataFrame, classes: int) -> bool:

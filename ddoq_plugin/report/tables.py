@@ -10,7 +10,6 @@ import pandas as pd
 
 from .comparisons import (
     ALPHA,
-    REFERENCES,
     Comparison,
     compare_with_references,
     identical_lines,
@@ -21,11 +20,11 @@ from .rows import (
     FULL_DATA,
     FULL_DATA_TWICE,
     RowKey,
-    make_frame,
+    lines_of,
     row_key,
     single,
-    sort_keys,
     students_of,
+    trained_rows,
     values_by_seed,
 )
 from .statistics import detectable_difference
@@ -46,9 +45,10 @@ def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame
     Returns:
         One line per (method, IPC, clusters), full data last (NA there). Columns are (student, statistic) for every
         student and for "mean over students": ``mean`` and ``std`` (percent; the sample standard deviation over seeds),
-        ``n`` seeds, ``failed`` trainings, ``best`` (highest mean of its IPC and student), ``mark``: † differs from
-        D4M, ‡ from random selection by a paired t test over seeds at 5 % after Holm's correction over the table
-        (there is no test where the paired differences do not vary). ("note", "") names a line with the very same sets.
+        ``n`` seeds, ``failed`` trainings, ``best`` (highest mean of its IPC and student), ``mark``: the signs of the
+        reference methods that it differs from by a paired t test over seeds at 5 % after Holm's correction over the
+        table (there is no test where the paired differences do not vary). ("note", "") names a line with the very same
+        sets.
         The mean over students takes the seeds that every student has; it is not tested.
         ``attrs["heading"]`` and ``attrs["footnotes"]`` are the sentences that belong over and under the table.
 
@@ -57,13 +57,13 @@ def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame
     """
     if metric not in METRICS:
         raise _no_metric(metric)
-    frame = make_frame(frame)
+    frame = trained_rows(frame)
     frame = frame[frame["method"] != FULL_DATA_TWICE]
     heading = describe_setting(frame, metric)
     students = students_of(frame)
     values = values_by_seed(frame, metric)
     comparisons = compare_with_references(frame, metric)
-    lines = sort_keys([row_key(row) for row in frame.to_dict("records")])
+    lines = lines_of(frame)
     cells = {(line, student): cell_of(values.get((line, student), {})) for line in lines for student in students}
     for line in lines:
         cells[line, MEAN] = cell_of(mean_over_students(values, line, students))
@@ -106,12 +106,10 @@ def footnotes(
     said = ["Bold: the highest mean of its IPC and student among the distilled sets; it need not differ from the next."]
     tested = [comparison for comparison in comparisons if not math.isnan(comparison.test.p)]
     if comparisons:
-        signs = {
-            "d4m": "D4M (the same number of clusters where it was run, otherwise K = IPC)",
-            "random": "random selection",
-        }
-        shown = [method for method in REFERENCES if any(comparison.method == method for comparison in comparisons)]
-        legend = ", ".join(f"{REFERENCES[method]} differs from {signs[method]}" for method in shown)
+        legend = ", ".join(
+            f"{sign} differs from {method}" + (" (the same K where it was run, otherwise K = IPC)" if with_k else "")
+            for method, sign, with_k in sorted(_signs(comparisons))
+        )
         count = number_of_tests(tested)
         said.append(
             f"{legend}: two-sided paired t test over seeds (same student, same IPC), p < {ALPHA} after Holm's "
@@ -124,6 +122,12 @@ def footnotes(
     if failed:
         said.append(f"{failed} of {len(frame)} rows failed: they count in no mean.")
     return said
+
+
+def _signs(comparisons: Sequence[Comparison]) -> set[tuple[str, str, bool]]:
+    """Return the references that were compared with: method, sign, and whether it has clusters."""
+    with_clusters = {one.method for one in comparisons if one.reference.clusters is not None}
+    return {(one.method, one.sign, one.method in with_clusters) for one in comparisons}
 
 
 def _detectable(tested: Sequence[Comparison]) -> list[str]:

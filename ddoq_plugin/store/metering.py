@@ -24,12 +24,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-    from .cost import Cost
 
 INTERVAL = 0.02  # seconds between samples
 MIB = 2**20
@@ -53,17 +52,6 @@ class Meter:
     def note(self, mib: float) -> None:
         """Raise the peak to ``mib`` if it is higher."""
         self.peak_memory_mb = max(self.peak_memory_mb, mib)
-
-
-def cost_columns(stage: str, cost: Cost | None) -> dict[str, Any]:
-    """Return a row's columns of a stage's cost; all None where the stage does not apply (``cost`` None)."""
-    rate = cost.images / cost.seconds if cost is not None and cost.images and cost.seconds else None
-    return {
-        f"seconds_{stage}": None if cost is None else cost.seconds,
-        f"images_per_second_{stage}": rate,
-        f"peak_memory_mb_{stage}": None if cost is None else cost.peak_memory_mb,
-        f"device_{stage}": None if cost is None else cost.device,
-    }
 
 
 @contextmanager

@@ -6,6 +6,7 @@ there is finished, whatever happened to the process that wrote it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..config import MethodConfig, SweepConfig
-from ..distiller import Distiller, make_distiller
+from ..distiller import DistillContext, Distiller, make_distiller
 from ..errors import ConfigError
 from ..evaluation.evaluator import student_code
-from ..registry import DISTILLERS, source_hash
+from ..registry import DISTILLERS
 from ..store.artifacts import hash_key
 
 
@@ -30,6 +31,7 @@ class SetSpec:
     ipc: int
     clusters: int | None
     seed: int
+    place: int | None = None  # of the method's line in its config
 
     @property
     def title(self) -> str:
@@ -37,8 +39,16 @@ class SetSpec:
         clusters = "" if self.clusters is None else f"_k{self.clusters}"
         return f"{self.label.replace(' ', '_')}_ipc{self.ipc}{clusters}_seed{self.seed}"
 
-    def distiller(self) -> Distiller:
+    @functools.cached_property
+    def _distiller(self) -> Distiller:
         return make_distiller(self.method, self.settings)
+
+    def distiller(self) -> Distiller:
+        """Return the method with its settings, made once."""
+        return self._distiller
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without the method, whose class another process may have to load first
+        return SetSpec, (self.method, self.settings, self.label, self.ipc, self.clusters, self.seed, self.place)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,15 @@ class RowSpec:
     student: str
     seed: int
     set: SetSpec | None = None
+
+    def known(self) -> dict[str, Any]:
+        """Return what a row says of itself before it is trained; see :func:`ddoq_plugin.record.make_row`."""
+        about: dict[str, Any] = {"kind": self.kind, "student": self.student, "seed": self.seed}
+        if self.set is None:
+            return about | {"method": self.kind, "label": self.kind}
+        spec = self.set
+        about |= {name: getattr(spec, name) for name in ("method", "label", "place", "ipc", "clusters")}
+        return about | {"settings": spec.distiller().config.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
@@ -62,9 +81,9 @@ class Grid:
 def make_grid(config: SweepConfig) -> Grid:
     """Expand a config. Raises ConfigError for a method or setting that does not exist."""
     sets: list[SetSpec] = []
-    for method_config in config.methods:
-        for settings, label in method_variants(method_config):
-            sets += _sets_of(config, method_config, settings, label)
+    variants = [(method, *variant) for method in config.methods for variant in method_variants(method)]
+    for place, variant in enumerate(variants):
+        sets += _sets_of(config, *variant, place)
     _check_labels(sets)
     rows = [RowSpec("distilled", student, s.seed, s) for s in sets for student in config.students]
     if config.full_data:
@@ -87,36 +106,22 @@ def method_variants(config: MethodConfig) -> list[tuple[dict[str, Any], str]]:
     return variants
 
 
-def set_key(spec: SetSpec, context_key: dict[str, Any]) -> dict[str, Any]:
-    """Return the key of a distilled set; ``context_key`` holds the data's and the prior's keys."""
-    method = spec.distiller()
-    return {
-        **context_key,
-        "method": spec.method,
-        "settings": method.config.model_dump(mode="json"),
-        "ipc": spec.ipc,
-        "clusters": spec.clusters,
-        "seed": spec.seed,
-        "code": [source_hash(type(method).__module__), source_hash("ddoq_plugin.distiller"), *_method_code(method)],
-    }
+def set_key(spec: SetSpec, context: DistillContext) -> dict[str, Any]:
+    """Return the key of a distilled set of a context's data and prior."""
+    return context.set_key(spec.distiller(), spec.ipc, spec.clusters, spec.seed)
 
 
-def row_key(spec: RowSpec, context_key: dict[str, Any], training_key: dict[str, Any]) -> str:
+def row_key(spec: RowSpec, context: DistillContext, training_key: dict[str, Any]) -> str:
     """Return the name of a row's file; ``training_key`` holds the protocol, the teacher and the code that trains."""
-    made_from = None if spec.set is None else set_key(spec.set, context_key)
+    made_from = None if spec.set is None else set_key(spec.set, context)
     code = student_code(spec.student)
     key = {"kind": spec.kind, "set": made_from, "student": [spec.student, code], "seed": spec.seed, **training_key}
     return hash_key(key)[:20]
 
 
-def _method_code(method: Distiller) -> list[str]:
-    bases = [cls.__module__ for cls in type(method).__mro__[1:] if issubclass(cls, Distiller) and cls is not Distiller]
-    return [
-        source_hash(module) for module in [*bases, "ddoq_plugin.quantization.allocation", "ddoq_plugin.quantization"]
-    ]
-
-
-def _sets_of(config: SweepConfig, method: MethodConfig, settings: dict[str, Any], label: str) -> list[SetSpec]:
+def _sets_of(
+    config: SweepConfig, method: MethodConfig, settings: dict[str, Any], label: str, place: int
+) -> list[SetSpec]:
     uses_clusters = make_distiller(method.name, settings).uses_clusters
     made = []
     for ipc in config.ipc:
@@ -124,7 +129,7 @@ def _sets_of(config: SweepConfig, method: MethodConfig, settings: dict[str, Any]
         wanted = [ipc if k == "ipc" else k for k in asked] if uses_clusters else [None]
         for clusters in dict.fromkeys(wanted):
             for seed in config.seeds:
-                made.append(SetSpec(method.name, settings, label, ipc, clusters, seed))
+                made.append(SetSpec(method.name, settings, label, ipc, clusters, seed, place))
     return made
 
 

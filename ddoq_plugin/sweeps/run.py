@@ -24,17 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import SweepConfig, load_config, valid
 from ..errors import ConfigError
+from ..record import failure, make_row, read_row, write_row
 from ..report import load_rows
 from ..store.artifacts import write_atomic
 from ..store.provenance import machine, provenance_columns
 from .grid import Grid, RowSpec, SetSpec, make_grid, row_key
-from .jobs import Job
 from .resolve import check_device, resolved
-from .rows import describe_row, failure, read_row, write_row
 from .session import SweepSession
 from .stages import Stages
 from .trials import Trial, run_trials
-from .worker_pool import ATTEMPTS, Item, WorkerLost
+from .worker_pool import ATTEMPTS, Task, WorkerLost
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,7 +93,7 @@ class _Run:
     progress: bool
 
     def __post_init__(self) -> None:
-        keys = (row_key(row, self.session.context_key, self.session.evaluator.key) for row in self.grid.rows)
+        keys = (row_key(row, self.session.planned, self.session.evaluator.key) for row in self.grid.rows)
         self.rows = dict(zip(keys, self.grid.rows, strict=True))
         self.row_folder = self.folder / "rows"
 
@@ -147,16 +146,16 @@ class _Run:
         sets = list({spec.title: spec for spec in (row.set for row in missing.values()) if spec is not None}.values())
         prior = teacher = None
         if self.to_train("prior") and sets:
-            prior = stages.submit("prior", Job(None, "the training of the prior"))
+            prior = stages.submit("prior", "train", None, "the training of the prior")
         if self.to_train("teacher"):
-            teacher = stages.submit("teacher", Job(None, "the training of the teacher"))
+            teacher = stages.submit("teacher", "train", None, "the training of the teacher")
         self.require(stages, teacher, "teacher")
         if prior is not None:
             stages.release_idle()
             self.train(stages, self.whole_trials(missing))
             self.require(stages, prior, "prior")
         made = self.make_sets(stages, sets)
-        stages.dismiss()
+        stages.shutdown()
         missing = self.missing()
         self.train(stages, self.whole_trials(missing) + self.set_trials(missing, made))
 
@@ -169,39 +168,36 @@ class _Run:
         key = session.evaluator.teacher_key
         return key is not None and not session.stored("teachers", key)
 
-    def require(self, stages: Stages, item: Item | None, description: str) -> None:
+    def require(self, stages: Stages, task: Task | None, description: str) -> None:
         """Wait for what everything else needs; its error ends the sweep."""
-        if item is not None:
-            stages.finish([item], description)
-            if item.problem is not None:
-                raise item.problem
+        if task is not None:
+            stages.finish([task], description)
+            if task.problem is not None:
+                raise task.problem
 
     def make_sets(self, stages: Stages, sets: list[SetSpec]) -> dict[str, tuple[SetSpec, str]]:
         """Distil the sets and label them; return set hash by title. A set that fails makes its rows fail, no others."""
-        lost = stages.prepare([spec for spec in sets if not self.session.has_set(spec)])
-        for spec in sets:
-            if spec.title in lost:
-                self.fail_set(spec, lost[spec.title])
-        sets = [spec for spec in sets if spec.title not in lost]
         made: dict[str, tuple[SetSpec, str]] = {}
         alike: dict[tuple[str, int], list[SetSpec]] = {}
-        items = stages.map("assemble", [Job(spec, f"set {spec.title}") for spec in sets], "distilled sets")
-        for spec, item in zip(sets, items, strict=True):
-            if item.problem is not None:
-                self.fail_set(spec, item.problem)
+        tasks = stages.make_sets(sets)
+        for spec in sets:
+            task = tasks[spec.title]
+            if task.problem is not None:
+                self.fail_set(spec, task.problem)
                 continue
-            made[spec.title] = (spec, item.result["hash"])
-            alike.setdefault((item.result["image_hash"], spec.seed), []).append(spec)
-            self.link(spec, item.result["folder"])
+            made[spec.title] = (spec, task.result["hash"])
+            alike.setdefault((task.result["image_hash"], spec.seed), []).append(spec)
+            self.link(spec, task.result["folder"])
         if self.session.evaluator.protocol.label_mode == "soft_stored":
             groups = list(alike.values())
-            items = stages.map("label", [Job(group[0], f"labels of {group[0].title}") for group in groups], "labels")
-            for group, item in zip(groups, items, strict=True):
-                if isinstance(item.problem, WorkerLost):
+            wanted = [(group[0], f"labels of {group[0].title}") for group in groups]
+            labels = stages.map("label", "label", wanted, "labels")
+            for group, task in zip(groups, labels, strict=True):
+                if isinstance(task.problem, WorkerLost):
                     for spec in group:
-                        self.fail_set(spec, item.problem)
+                        self.fail_set(spec, task.problem)
                         del made[spec.title]
-            stages.tell([item for item in items if item.problem is not None])
+            stages.tell([task for task in labels if task.problem is not None])
         return made
 
     def whole_trials(self, missing: dict[str, RowSpec]) -> list[Trial]:
@@ -223,8 +219,8 @@ class _Run:
         """Run trials under Ray Tune; rows of a trial that died with its worker are written as failed."""
         if not trials:
             return
-        described = [(trial, {key: self.base_row(key) for key in trial.keys}) for trial in trials]
-        run_trials(self.config, stages.known, described, self.row_folder, progress=self.progress)
+        described = [(trial, {key: self.known(key) for key in trial.keys}) for trial in trials]
+        run_trials(self.config, stages.shared, described, self.row_folder, progress=self.progress)
         lost = {key: self.rows[key] for trial in trials for key in trial.keys if read_row(self.row_folder, key) is None}
         self.fail(lost, RuntimeError(f"the training ended its worker process {ATTEMPTS} times (out of memory?)"))
 
@@ -233,19 +229,19 @@ class _Run:
 
     def fail(self, rows: dict[str, RowSpec], problem: Exception) -> None:
         for key in rows:
-            write_row(self.row_folder, key, self.base_row(key) | failure(problem))
+            write_row(self.row_folder, key, make_row(self.known(key), None, failure(problem)))
 
-    def base_row(self, key: str) -> dict[str, Any]:
-        """Return the columns of a row that are known before it is trained."""
-        return describe_row(self.rows[key]) | self.common
+    def known(self, key: str) -> dict[str, Any]:
+        """Return what is known of a row before it is trained."""
+        return self.rows[key].known() | self.common
 
     @functools.cached_property
     def common(self) -> dict[str, Any]:
-        prior, teacher = self.config.prior, self.config.teacher
+        teacher = self.config.teacher
         return {
             "run": self.config.name,
             "dataset": self.session.data.name,
-            "prior": None if prior is None else " ".join(filter(None, [prior.name, prior.train or prior.path])),
+            "prior": None if self.config.prior is None else self.config.prior.title,
             "teacher": None if teacher is None else teacher.student,
             "protocol": self.session.evaluator.protocol.name,
             "config_hash": self.session.config_hash,

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ..config import StageResources, SweepConfig
-from ..distiller import DistillContext
-from ..distiller.dry_run import DryRunContext
+from ..distiller import DistillContext, Work
+from ..distiller.dry_run import DeferredPrior, DryRunContext, PriorFacts
+from ..distiller.work import all_work
 from ..evaluation.evaluator import Evaluator
 from ..priors.source import PriorSource
-from ..registry import load_plugin, source_hash
+from ..registry import load_plugin
 from ..store.artifacts import MANIFEST, Store, cost_of, hash_key
-from ..store.cost import Cost
-from ..store.metering import cost_columns
 from .grid import Grid, SetSpec, set_key
-from .shared import DeferredPrior, PriorFacts, is_index
+from .shared import is_index
 
 if TYPE_CHECKING:
     from ..data import ImageData
@@ -32,8 +30,11 @@ if TYPE_CHECKING:
     from .trials import Trial
 
 
+SETS_DECLARED = 8  # whose work a process remembers
+
+
 class SweepSession:
-    """The things of one config. Cheap to construct; each is made or loaded when it is first asked for.
+    """Lazily loaded data, prior, store and evaluator of one sweep config.
 
     ``resources`` are those of the worker's stage (None: the driver's session). ``data`` and ``prior`` are what the
     driver knows already; see :class:`ddoq_plugin.sweeps.shared.SharedFacts`.
@@ -52,6 +53,7 @@ class SweepSession:
         self._given_data, self._given_prior = data, prior
         self.plugin_hashes = [load_plugin(path) for path in config.plugins]
         self.store = Store(config.store_folder)
+        self._declared: dict[str, dict[tuple[str, str], Work]] = {}
 
     @functools.cached_property
     def device(self) -> str:
@@ -85,24 +87,30 @@ class SweepSession:
         return PriorSource(self.config.prior, self.data, self.store, self.device, progress=self.progress)
 
     @functools.cached_property
-    def context_key(self) -> dict[str, Any]:
-        """What every distilled set depends on beside its method."""
+    def identity(self) -> dict[str, Any]:
+        """What every distilled set depends on beside its data and its method."""
         prior = None
         if self.config.prior is not None and self.config.prior.train is not None:
             prior = self.prior_source.key
         elif self.config.prior is not None:
             prior = {"name": self.config.prior.name, "fingerprint": self.prior_facts.fingerprint}
-        code = source_hash("ddoq_plugin.priors")
-        return {"data": self.data.fingerprint, "prior": prior, "plugins": self.plugin_hashes, "code": code}
+        return {"prior": prior, "plugins": self.plugin_hashes}
 
     @functools.cached_property
     def context(self) -> DistillContext:
-        prior = None
-        if self._given_prior is not None:
-            prior = DeferredPrior(self._given_prior, self.prior_source.load)
+        prior: Any = None
+        if self.prior_facts is not None:
+            prior = DeferredPrior(self.prior_facts, self.prior_source.load)
         elif self.prior_source is not None:
             prior = self.prior_source.load()
-        return DistillContext(self.data, prior, self.store, progress=self.progress)
+        return DistillContext(
+            self.data,
+            prior,
+            self.store,
+            device=self.device,
+            progress=self.progress,
+            identity=self.identity,
+        )
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
@@ -130,12 +138,21 @@ class SweepSession:
         self.evaluator.check()
         if self.prior_source is not None:
             self.prior_source.check()
-        _ = self.context_key  # a missing prior is found here
+        _ = self.identity  # a missing prior is found here
 
     @functools.cached_property
     def planned(self) -> DryRunContext:
-        """What can be asked of the context before there is a prior."""
-        return DryRunContext(self.data, self.config.prior)
+        """What can be asked of the context before there is a prior: checks, and the keys of sets."""
+        return DryRunContext(self.data, self.config.prior, self.store, identity=self.identity)
+
+    def declared(self, spec: SetSpec) -> dict[tuple[str, str], Work]:
+        """Return all the work of a set by its address, the set itself last."""
+        if spec.title not in self._declared:
+            while len(self._declared) >= SETS_DECLARED:
+                del self._declared[next(iter(self._declared))]
+            root = self.context.work_of(spec.distiller(), spec.ipc, spec.clusters, spec.seed)
+            self._declared[spec.title] = {work.address: work for work in all_work([root])}
+        return self._declared[spec.title]
 
     def unchecked(self) -> list[int]:
         """Return the classes whose image files nobody has read yet; arrays were checked when they were loaded."""
@@ -156,32 +173,23 @@ class SweepSession:
 
     def has_set(self, spec: SetSpec) -> bool:
         """Return whether a set is there, without reading it."""
-        return self.stored("sets", set_key(spec, self.context_key))
+        return self.stored("sets", set_key(spec, self.planned))
 
     def distill(self, spec: SetSpec) -> DistilledSet:
         """Return a set, distilling it if it is not in the store."""
-        from ..distilled_set import DistilledSet
-
-        def make(folder: Path) -> None:
-            context = self.context
-            context.reset_cost()
-            made = spec.distiller().distill(context, spec.ipc, clusters=spec.clusters, seed=spec.seed)
-            cost = {kind: asdict(cost) for kind, cost in context.cost().items()}
-            replace(made, provenance={**made.provenance, "cost": cost}).save(folder, self.store)
-
-        return DistilledSet.load(self.store.get("sets", set_key(spec, self.context_key), make))
+        return self.context.distilled(spec.distiller(), spec.ipc, spec.clusters, spec.seed)
 
     def set_folder(self, spec: SetSpec) -> Path:
         """Return where a set is or will be stored."""
-        return self.store.path("sets", set_key(spec, self.context_key))
+        return self.store.path("sets", set_key(spec, self.planned))
 
-    def train(self, trial: Trial) -> dict[str, Any]:
-        """Train the student of a trial and return the columns of its rows."""
+    def train(self, trial: Trial) -> tuple[DistilledSet | None, dict[str, Any]]:
+        """Train the student of a trial; return its set (None: all data) and the result's columns."""
         if trial.set is None:
             twice = trial.kind == "full_data_2x"
-            return self.evaluator.evaluate_full_data(trial.student, trial.seed, twice=twice)
+            return None, self.evaluator.evaluate_full_data(trial.student, trial.seed, twice=twice)
         made = self.distill(trial.set)
-        return {**set_columns(made), **self.evaluator.evaluate(made, trial.student, trial.seed)}
+        return made, self.evaluator.evaluate(made, trial.student, trial.seed)
 
     def describe(self) -> dict[str, Any]:
         """Return what tables say beside the rows: data, protocol, teacher, prior."""
@@ -226,15 +234,4 @@ class SweepSession:
         config = self.config
         asked = [[m.name, m.options(), m.clusters] for m in config.methods]
         grid = [asked, config.ipc, config.clusters, config.students, config.seeds, config.full_data]
-        return hash_key([self.context_key, self.evaluator.key, grid])[:12]
-
-
-def set_columns(made: DistilledSet) -> dict[str, Any]:
-    """Return the columns of a row that describe its set and what it cost; ``distill`` is all that went into the set."""
-    stats = made.provenance.get("stats", {})
-    columns = {name: stats.get(name) for name in ("w2_used", "w2_uniform", "effective_sample_size", "space")}
-    costs = {kind: Cost(**cost) for kind, cost in made.provenance.get("cost", {}).items()}
-    for kind in ("latents", "codebooks", "images"):
-        columns |= cost_columns(kind, costs.get(kind))
-    whole = replace(Cost.total(costs.values()), images=len(made)) if costs else None
-    return columns | cost_columns("distill", whole) | {"set_hash": made.hash, "image_hash": made.image_hash}
+        return hash_key([self.data.fingerprint, self.identity, self.evaluator.key, grid])[:12]

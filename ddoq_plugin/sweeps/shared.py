@@ -6,30 +6,15 @@ a folder of a million images is listed once a sweep, not once a worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..distiller.dry_run import PriorFacts
 
 if TYPE_CHECKING:
     import ray
 
     from ..data import ImageData
-    from ..priors import Prior
-
-
-@dataclass(frozen=True)
-class PriorFacts:
-    """What is asked of a prior without running it; see :class:`ddoq_plugin.priors.base.Prior`."""
-
-    name: str
-    fingerprint: str
-    latent_shape: tuple[int, int, int]
-    image_size: int
-    can_denoise: bool
-
-    @classmethod
-    def of(cls, prior: Prior) -> PriorFacts:
-        return cls(**{name: getattr(prior, name) for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -41,6 +26,7 @@ class SharedFacts:
     prior: PriorFacts | None = None
 
     def images(self) -> ImageData | None:
+        """Return the shared index; None where a worker loads its own data."""
         if self.data is None:
             return None
         import ray
@@ -48,23 +34,6 @@ class SharedFacts:
         return ray.get(self.data)
 
 
-class DeferredPrior:
-    """Stands for a prior whose facts are known; the first call that needs more loads it."""
-
-    def __init__(self, facts: PriorFacts, load: Callable[[], Prior]) -> None:
-        self.__dict__.update({name: getattr(facts, name) for name in facts.__dataclass_fields__}, _load=load)
-
-    def bind_classes(self, class_names: Sequence[str], wordnet_ids: Sequence[str] | None = None) -> None:
-        """Nothing to do: the loader binds the dataset's classes."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # pickling and copying ask for these; they must not load anything
-            raise AttributeError(name)
-        return getattr(self._load(), name)
-
-
 def is_index(data: ImageData) -> bool:
     """Return whether the data are lists of files, so that they travel cheaply and need checking."""
-    from ..data.files import FolderSplit
-
-    return all(isinstance(split, FolderSplit) for split in (data.train, data.val, data.test))
+    return all(split.in_files for split in (data.train, data.val, data.test))

@@ -1,7 +1,7 @@
-"""The stages of a sweep on a Ray cluster: check, prior and teacher, encode, quantise, generate, assemble, label.
+"""What a sweep makes on a Ray cluster before its students: checks, prior and teacher, the work of sets, labels.
 
-One pool is at work at a time. Stages that ask for the same resources share it; otherwise it is dismissed, so that its
-memory is free before the next stage begins. (Students are trained by Ray Tune, in ``trials.py``.)
+One pool of workers is at work at a time. Tasks that ask for the same resources share it; otherwise it is shut down, so
+that its memory is free before the next begins. (Students are trained by Ray Tune, in ``trials.py``.)
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..config import STAGES
+from ..distiller import Work
 from ..errors import DataError, DDOQError
 from ..progress import bar
 from .grid import SetSpec
-from .jobs import Job, codebook_jobs, encode_jobs, generate_jobs
 from .session import SweepSession
 from .shared import SharedFacts, is_index
-from .worker_pool import Item, WorkerLost, WorkerPool, check_resources
+from .worker_pool import Task, WorkerPool, check_resources
 
-RESOURCES = {"check": "encode", "prior": "train", "teacher": "train", "assemble": "generate"}  # the rest: their own
+Address = tuple[str, str]
 
 
 class Stages:
@@ -36,7 +36,7 @@ class Stages:
     ) -> None:
         self.session, self.config, self._address, self._say = session, session.config, address, say
         self._progress, self._text = progress, session.config.model_dump_json()
-        self._known: SharedFacts | None = None
+        self._shared: SharedFacts | None = None
         self._pool: WorkerPool | None = None
         self._started_ray = False
 
@@ -44,16 +44,16 @@ class Stages:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self.dismiss()
+        self.shutdown()
         if self._started_ray:
             import ray
 
             ray.shutdown()
 
     @property
-    def known(self) -> SharedFacts:
+    def shared(self) -> SharedFacts:
         """What workers are told; connects to Ray."""
-        if self._known is None:
+        if self._shared is None:
             import ray
 
             if not ray.is_initialized():
@@ -63,76 +63,118 @@ class Stages:
             for stage in STAGES:
                 check_resources(stage, self.config.resources.of(stage))
             data = self.session.data
-            self._known = SharedFacts(ray.put(data) if is_index(data) else None, self.session.prior_facts)
-        return self._known
+            self._shared = SharedFacts(ray.put(data) if is_index(data) else None, self.session.prior_facts)
+        return self._shared
 
-    def submit(self, stage: str, job: Job) -> Item:
-        """Queue one job of a stage; see :meth:`finish`."""
+    def submit(self, task: str, stage: str, argument: Any, title: str) -> Task:
+        """Queue a task with the resources of a stage; see :meth:`finish`."""
         import ray
 
-        known, kind = self.known, RESOURCES.get(stage, stage)
-        resources = self.config.resources.of(kind)
+        shared, resources = self.shared, self.config.resources.of(stage)
         if self._pool is None or self._pool.resources != resources:
-            self.dismiss()
-            self._pool = WorkerPool(ray.put((self._text, kind, known)), resources, self._say)
-        return self._pool.submit(stage, job.argument, job.title)
+            self.shutdown()
+            self._pool = WorkerPool(ray.put((self._text, stage, shared)), resources, self._say)
+        return self._pool.submit(task, argument, title)
 
-    def finish(self, items: Sequence[Item], description: str) -> None:
-        """Wait for items of the last stage that was submitted, and repeat the warnings of their workers."""
-        if items:
-            with bar(len(items), description, show=self._progress) as shown:
-                self._pool.finish(items, shown)
-        for item in items:
-            for message in item.messages:
+    def finish(self, tasks: Sequence[Task], description: str) -> None:
+        """Wait for tasks of the last pool that was used, and repeat the warnings of their workers."""
+        if tasks:
+            with bar(len(tasks), description, show=self._progress) as shown:
+                self._pool.finish(tasks, shown)
+        for task in tasks:
+            for message in task.messages:
                 warnings.warn(message, stacklevel=2)
 
-    def map(self, stage: str, jobs: Iterable[Job], description: str) -> list[Item]:
-        """Run a stage for every job and return the items, done, in the same order."""
-        items = [self.submit(stage, job) for job in jobs]
-        self.finish(items, description)
-        return items
+    def map(self, task: str, stage: str, arguments: Sequence[tuple[Any, str]], description: str) -> list[Task]:
+        """Run a task for every (argument, title) and return them, done, in the same order."""
+        tasks = [self.submit(task, stage, argument, title) for argument, title in arguments]
+        self.finish(tasks, description)
+        return tasks
 
     def release_idle(self) -> None:
         """End the workers without work, so that students can use their share."""
         if self._pool is not None:
             self._pool.release_idle()
 
-    def dismiss(self) -> None:
+    def shutdown(self) -> None:
         """End every worker of the stages and free their memory."""
         if self._pool is not None:
-            self._pool.dismiss()
+            self._pool.shutdown()
             self._pool = None
 
     def check_images(self) -> None:
         """Read the image files that were never read; DataError names the first damaged one. Nothing for arrays."""
         unchecked = self.session.unchecked()
         names = self.session.data.class_names
-        items = self.map("check", [Job(c, f"check class {names[c]!r}") for c in unchecked], "checking classes")
-        problems = [item.problem for item in items if item.problem is not None]
+        wanted = [(c, f"check class {names[c]!r}") for c in unchecked]
+        tasks = self.map("check", "encode", wanted, "checking classes")
+        problems = [task.problem for task in tasks if task.problem is not None]
         if problems:
             more = f" ({len(problems) - 1} more classes have such a problem)" if len(problems) > 1 else ""
             raise type(problems[0])(f"{problems[0]}{more}") if isinstance(problems[0], DataError) else problems[0]
 
-    def prepare(self, sets: Sequence[SetSpec]) -> dict[str, WorkerLost]:
-        """Encode, quantise and generate for these sets; return those, by title, whose work ended its workers.
+    def make_sets(self, specs: Sequence[SetSpec]) -> dict[str, Task]:
+        """Make sets and all the work that they declare, each piece once; return the task of each set by title.
 
-        Any other failure is said and left: each set that needs the part will try itself, and fail with its reason.
+        Whatever is ready is made, the earlier stages first. What failed fails the sets that need it, with its reason,
+        and no others.
         """
-        lost: dict[str, WorkerLost] = {}
-        for stage, make_jobs in (("encode", encode_jobs), ("quantise", codebook_jobs), ("generate", generate_jobs)):
-            jobs = make_jobs([spec for spec in sets if spec.title not in lost], self.session.planned)
-            items = self.map(stage, jobs, stage)
-            for job, item in zip(jobs, items, strict=True):
-                if isinstance(item.problem, WorkerLost):
-                    lost |= dict.fromkeys(job.sets, item.problem)
-            self.tell([item for item in items if item.problem is not None])
-        return lost
+        made: dict[str, Task] = {}
+        roots: dict[Address, list[SetSpec]] = {}
+        open_work: dict[Address, tuple[Work, SetSpec]] = {}
+        for spec in specs:
+            try:
+                declared = self.session.declared(spec)
+            except Exception as problem:  # a method's own: it concerns its sets alone
+                made[spec.title] = Task.ended(problem)
+                continue
+            *_, root = declared
+            roots.setdefault(root, []).append(spec)
+            wanted = [root] if self.session.has_set(spec) else declared
+            for address in wanted:
+                work = declared[address]
+                if address == root or not self.session.stored(work.kind, work.key):
+                    open_work.setdefault(address, (work, spec))
+        failed: dict[Address, Exception] = {}
+        while open_work:
+            ready = [work for work, _ in open_work.values() if not any(n.address in open_work for n in work.needs)]
+            stage = next(stage for stage in STAGES if any(work.stage == stage for work in ready))
+            tasks: list[tuple[Task, list[Address]]] = []
+            for members in together([work for work in ready if work.stage == stage]):
+                first = members[0]
+                problem = next((failed[need.address] for need in first.needs if need.address in failed), None)
+                if problem is not None:
+                    task = Task.ended(problem)
+                elif first.address in roots:
+                    task = self.submit("distil", stage, roots[first.address][0], first.title)
+                else:
+                    wanted = [(open_work[work.address][1], work.address) for work in members]
+                    task = self.submit("work", stage, wanted, first.title)
+                tasks.append((task, [work.address for work in members]))
+            kinds = dict.fromkeys(work.kind for work in ready if work.stage == stage)
+            self.finish([task for task, _ in tasks if not task.done], ", ".join(kinds))
+            for task, addresses in tasks:
+                for address in addresses:
+                    del open_work[address]
+                    for spec in roots.get(address, ()):
+                        made[spec.title] = task
+                    if task.problem is not None:
+                        failed[address] = task.problem
+        return made
 
-    def tell(self, failed: Sequence[Item]) -> None:
+    def tell(self, failed: Sequence[Task]) -> None:
         """Say what could not be made beforehand: the first problem, and how many there are."""
         if failed:
             more = f" ({len(failed) - 1} more of this stage)" if len(failed) > 1 else ""
             self._say(f"{failed[0].title} failed beforehand: {failed[0].problem}{more}")
+
+
+def together(works: Sequence[Work]) -> list[list[Work]]:
+    """Return work in tasks: pieces of one batch are one."""
+    tasks: dict[Any, list[Work]] = {}
+    for work in works:
+        tasks.setdefault(work.address if work.batch is None else work.batch.key, []).append(work)
+    return list(tasks.values())
 
 
 def connect(address: str | None) -> None:

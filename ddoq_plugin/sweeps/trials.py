@@ -16,8 +16,8 @@ from typing import Any
 
 from ..config import SweepConfig
 from ..progress import bar
+from ..record import failure, make_row, write_row
 from .grid import SetSpec
-from .rows import failure, write_row
 from .session import SweepSession
 from .shared import SharedFacts
 from .worker import open_session
@@ -37,13 +37,13 @@ class Trial:
 
 def run_trials(
     config: SweepConfig,
-    known: SharedFacts,
+    shared: SharedFacts,
     trials: list[tuple[Trial, dict[str, dict[str, Any]]]],
     row_folder: Path,
     *,
     progress: bool,
 ) -> None:
-    """Train every trial; ``trials`` come with the known columns of their rows, by key.
+    """Train every trial; ``trials`` come with what is known of their rows, by key.
 
     A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all.
     """
@@ -61,14 +61,14 @@ def run_trials(
 
         on_trial_error = on_trial_complete
 
-    shared = {"session": (config.model_dump_json(), "train", known), "trials": ray.put(trials), "rows": str(row_folder)}
+    about = {"session": (config.model_dump_json(), "train", shared), "trials": ray.put(trials), "rows": str(row_folder)}
     asked = config.resources.of("train")
     resources = {"cpu": asked.cpus, "gpu": asked.gpus}
     if asked.memory_gb is not None:
         resources["memory"] = int(asked.memory_gb * GIB)
     with shown, tempfile.TemporaryDirectory(prefix="ddoq-tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trainable(), shared=shared), resources),
+            tune.with_resources(tune.with_parameters(_trainable(), shared=about), resources),
             param_space={"trial": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.max_concurrent),
             run_config=tune.RunConfig(
@@ -116,9 +116,9 @@ def train_trial(
 ) -> dict[str, Any]:
     """Train one student and write its rows; a failure becomes rows too, since a sweep goes on."""
     try:
-        columns = {"status": "done", **session().train(trial)}
+        made, result = session().train(trial)
     except Exception as problem:
-        columns = failure(problem)
-    for key, base in rows.items():
-        write_row(row_folder, key, base | columns)
-    return {"top1": columns.get("top1", float("nan"))}
+        made, result = None, failure(problem)
+    for key, known in rows.items():
+        write_row(row_folder, key, make_row(known, made, result))
+    return {"top1": result.get("top1", float("nan"))}

@@ -1,9 +1,9 @@
-"""A pool: Ray actors that hold one session each and are fed one item of work at a time.
+"""A pool of workers: Ray actors that hold one session each and are fed one task at a time.
 
-Actors rather than tasks, since a worker keeps what is expensive (torch, the pipeline) from item to item, and is gone,
-with its memory, when the pool is dismissed. Whatever dies, the pool goes on: an item whose worker or node died is given
-to another worker, a worker that cannot be placed (its node was lost) keeps nobody waiting, and a node that joins
-gets workers while items wait. Nothing but references and small results passes through the driver.
+Actors rather than Ray tasks, since a worker keeps what is expensive (torch, the pipeline) from task to task, and is
+gone, with its memory, when the pool shuts down. Whatever dies, the pool goes on: a task whose worker or node died is
+given to another worker, a worker that cannot be scheduled does not block the others, and a node that joins gets workers
+while tasks wait. Nothing but references and small results passes through the driver.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from ..config import StageResources
 from ..errors import DDOQError
 from .worker import StageWorker
 
-ATTEMPTS = 3  # an item that ended its worker so often is given up
-FAILED_STARTS = 5  # so many workers in a row that died before their first item: no more are started
+ATTEMPTS = 3  # a task that ended its worker so often is given up
+FAILED_STARTS = 5  # so many workers in a row that died before their first task: no more are started
 LOOK = 2.0  # seconds between looks at which nodes there are
 GIB = 2**30
 
 
 class WorkerLost(DDOQError):
-    """An item ended its worker process again and again."""
+    """A task ended its worker process again and again."""
 
 
 @dataclass(eq=False)
-class Item:
-    """One piece of work: a stage's name, its argument, a title for messages, and what came of it."""
+class Task:
+    """One task of ``worker.TASKS`` by name, its argument, a title for messages, and what came of it."""
 
-    stage: str
+    name: str
     argument: Any
     title: str
     attempts: int = 0
@@ -40,6 +40,11 @@ class Item:
     result: Any = None
     messages: tuple[str, ...] = ()
     problem: Exception | None = None
+
+    @classmethod
+    def ended(cls, problem: Exception) -> Task:
+        """Return a task that failed without being run."""
+        return cls("", None, "", done=True, problem=problem)
 
     def end(self, result: Any = None, messages: Iterable[str] = (), problem: Exception | None = None) -> None:
         self.done, self.result, self.messages, self.problem = True, result, tuple(messages), problem
@@ -67,22 +72,22 @@ class WorkerPool:
             asked["memory"] = int(resources.memory_gb * GIB)
         self.resources, self._shared, self._say = resources, shared, say
         self._actor_class = ray.remote(StageWorker).options(**asked)
-        self._waiting: deque[Item] = deque()
+        self._waiting: deque[Task] = deque()
         self._idle: list[_Worker] = []
         self._joining: dict[Any, _Worker] = {}  # by the reference of the first answer
-        self._busy: dict[Any, tuple[_Worker, Item]] = {}
+        self._busy: dict[Any, tuple[_Worker, Task]] = {}
         self._failed_starts, self._last_failure = 0, ""
         self._looked, self._slots = 0.0, 1
 
-    def submit(self, stage: str, argument: Any, title: str) -> Item:
-        """Queue an item; it runs while some :meth:`finish` waits, and to its end once a worker has it."""
-        item = Item(stage, argument, title)
-        self._waiting.append(item)
-        return item
+    def submit(self, name: str, argument: Any, title: str) -> Task:
+        """Queue a task; it runs while some :meth:`finish` waits, and to its end once a worker has it."""
+        task = Task(name, argument, title)
+        self._waiting.append(task)
+        return task
 
-    def finish(self, items: Iterable[Item], shown: Any) -> None:
-        """Return when these items are done, well or not; ``shown`` is a progress bar."""
-        unfinished = {item for item in items if not item.done}
+    def finish(self, tasks: Iterable[Task], shown: Any) -> None:
+        """Return when these tasks are done, well or not; ``shown`` is a progress bar."""
+        unfinished = {task for task in tasks if not task.done}
         self._advance()
         while unfinished:
             ended = unfinished.intersection(self._turn())
@@ -96,15 +101,15 @@ class WorkerPool:
             worker.end()
         self._idle, self._joining = [], {}
 
-    def dismiss(self) -> None:
+    def shutdown(self) -> None:
         """End every worker; what is still queued is forgotten."""
         self.release_idle()
         for worker, _ in self._busy.values():
             worker.end()
         self._busy, self._waiting = {}, deque()
 
-    def _turn(self) -> list[Item]:
-        """Wait for one answer, or for ``LOOK`` seconds, act on it, and return the items that are done by it."""
+    def _turn(self) -> list[Task]:
+        """Wait for one answer, or for ``LOOK`` seconds, act on it, and return the tasks that are done by it."""
         import ray
 
         references, ended = [*self._busy, *self._joining], []
@@ -114,18 +119,18 @@ class WorkerPool:
             if reference in self._joining:
                 self._welcome(reference, self._joining.pop(reference))
                 continue
-            worker, item = self._busy.pop(reference)
-            self._collect(reference, worker, item)
-            if item.done:
-                ended.append(item)
+            worker, task = self._busy.pop(reference)
+            self._collect(reference, worker, task)
+            if task.done:
+                ended.append(task)
         self._advance()
         return ended
 
     def _advance(self) -> None:
-        """Give waiting items to idle workers and, where nodes have room for more workers, start some."""
+        """Give waiting tasks to idle workers and, where nodes have room for more workers, start some."""
         while self._waiting and self._idle:
-            item, worker = self._waiting.popleft(), self._idle.pop()
-            self._busy[worker.actor.run.remote(item.stage, item.argument)] = (worker, item)
+            task, worker = self._waiting.popleft(), self._idle.pop()
+            self._busy[worker.actor.run.remote(task.name, task.argument)] = (worker, task)
         if not self._waiting:
             return
         if self._failed_starts >= FAILED_STARTS:
@@ -153,31 +158,31 @@ class WorkerPool:
         self._failed_starts = 0
         self._idle.append(worker)
 
-    def _collect(self, reference: Any, worker: _Worker, item: Item) -> None:
+    def _collect(self, reference: Any, worker: _Worker, task: Task) -> None:
         import ray
 
         try:
-            item.end(*ray.get(reference))
-        except ray.exceptions.RayTaskError as problem:  # the item's own error
+            task.end(*ray.get(reference))
+        except ray.exceptions.RayTaskError as problem:  # the task's own error
             cause = problem.cause if isinstance(problem.cause, Exception) else problem
             if cause is not problem:
                 cause.__cause__ = problem  # it holds the worker's traceback
-            item.end(problem=cause)
+            task.end(problem=cause)
         except ray.exceptions.RayError as problem:  # the worker or its node is gone
-            self._lost(worker, item, problem)
+            self._lost(worker, task, problem)
             return
         self._idle.append(worker)
 
-    def _lost(self, worker: _Worker, item: Item, problem: Exception) -> None:
-        """Queue the item again, unless it has ended too many workers; the loss of a node is not its fault."""
+    def _lost(self, worker: _Worker, task: Task, problem: Exception) -> None:
+        """Queue the task again, unless it has ended too many workers; the loss of a node is not its fault."""
         self._looked = 0.0
-        item.attempts += worker.node in live_nodes()
+        task.attempts += worker.node in live_nodes()
         worker.end()
-        if item.attempts < ATTEMPTS:
-            self._waiting.appendleft(item)
+        if task.attempts < ATTEMPTS:
+            self._waiting.appendleft(task)
             return
-        text = f"{item.title} ended its worker process {ATTEMPTS} times (out of memory?): {_reason(problem)}"
-        item.end(problem=WorkerLost(text))
+        text = f"{task.title} ended its worker process {ATTEMPTS} times (out of memory?): {_reason(problem)}"
+        task.end(problem=WorkerLost(text))
 
 
 def slots(resources: StageResources) -> int:

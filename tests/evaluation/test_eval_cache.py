@@ -145,10 +145,10 @@ DECODE_AND_DIE = """
 import os, signal, sys
 from ddoq_plugin import load_data
 from ddoq_plugin.data import files
-from ddoq_plugin.evaluation import scored_images
+from ddoq_plugin.evaluation import eval_cache
 from ddoq_plugin.store import Store
 
-scored_images.BATCH, left, decode = 4, [int(sys.argv[3])], files.decode_image
+eval_cache.BATCH, left, decode = 4, [int(sys.argv[3])], files.decode_image
 
 def counted(*arguments):
     left[0] -= 1
@@ -157,7 +157,7 @@ def counted(*arguments):
     return decode(*arguments)
 
 files.decode_image = counted
-data = scored_images.with_cached_scoring(load_data("folder", path=sys.argv[1], image_size=32), Store(sys.argv[2]))
+data = eval_cache.with_cached_scoring(load_data("folder", path=sys.argv[1], image_size=32), Store(sys.argv[2]))
 print(int(data.test.centre_crops(1.25, 16).sum()))
 """
 

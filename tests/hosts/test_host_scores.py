@@ -85,13 +85,13 @@ def test_rows_without_a_reference_or_a_second_training_are_refused():
     soft = pd.DataFrame([row("ddoq", 70.0)])
     with pytest.raises(EvaluationError, match="class labels .LRS. or without augmentation"):
         scores_from_rows(soft)
-    with pytest.raises(EvaluationError, match="no sets labelled 'random'"):
+    with pytest.raises(EvaluationError, match="no sets of random selection"):
         scores_from_rows(soft, plain=soft)
 
 
 def test_a_failed_row_is_no_reference():
     soft = pd.DataFrame([row("random", 60.0, status="failed"), row("ddoq", 70.0)])
-    with pytest.raises(EvaluationError, match="no sets labelled"):
+    with pytest.raises(EvaluationError, match="no sets of random selection"):
         scores_from_rows(soft, plain=soft)
 
 

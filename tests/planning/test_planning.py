@@ -17,10 +17,10 @@ from ddoq_plugin.planning.dataset_facts import assume_dataset, read_dataset
 from ddoq_plugin.planning.measured import Measured
 from ddoq_plugin.planning.model_facts import prior_facts, student_facts
 from ddoq_plugin.planning.rates import load_rates, pick_hardware
-from ddoq_plugin.planning.workload import banks, codebooks, encodings, image_sets, trainings
+from ddoq_plugin.planning.workload import banks, declare, trainings
+from ddoq_plugin.record import make_row, write_row
 from ddoq_plugin.sweeps.grid import make_grid, row_key
 from ddoq_plugin.sweeps.resolve import resolved
-from ddoq_plugin.sweeps.rows import describe_row, write_row
 from ddoq_plugin.sweeps.session import SweepSession
 
 HARD = """\
@@ -60,38 +60,47 @@ def stages(plan):
     return {stage.name: stage for stage in plan.stages}
 
 
+def declared(config):
+    session, grid = SweepSession(resolved(config)), make_grid(config)
+    return grid, declare(grid, session.context)
+
+
 def test_what_is_shared_is_counted_once(config):
-    grid = make_grid(config)
-    facts = read_dataset(config.dataset)
+    grid, work = declared(config)
+    facts, protocol = read_dataset(config.dataset), load_protocol(config.protocol)
     # ddoq at IPC 1: K makes no difference, nor do weights; at IPC 3 two K. d4m: two K at both. random: no K.
-    assert len(image_sets(grid)) == 2 * (1 + 2 + 2 + 2 + 1 + 1)
-    protocol = load_protocol(config.protocol)
-    trained = trainings(grid, protocol, facts)
+    assert len({images for images, _ in work.alike.values()}) == 2 * (1 + 2 + 2 + 2 + 1 + 1)
+    trained = trainings(grid, work, protocol, facts)
     assert sum(len(one.rows) for one in trained) == len(grid.rows)
     # three weightings at IPC 3; the whole data and twice the steps beside them
     assert len(trained) == 2 * (1 + 2 * 3 + 2 + 2 + 1 + 1) + 2 * 2
     assert {one.images for one in trained if one.kind == "full_data_2x"} == {80 * 20}
-    assert banks(config, image_sets(grid), protocol, facts) == []
+    assert banks(config, grid, work, protocol, facts) == []
 
 
-def test_encodings_and_codebooks_of_a_config(config):
-    grid = make_grid(config)
-    kinds = {(book.options.clustering, book.options.encoding): book for book in codebooks(grid)}
-    assert kinds["lloyd", "mode"].clusters == kinds["d4m", "sample"].clusters == (1, 3, 5)
-    assert kinds["lloyd", "mode"].seeds == (0, 1)
-    # what D4M quantises, and the modes that DDOQ quantises and every W2 is measured against
-    assert {options.encoding for options in encodings(config, grid)} == {"mode", "sample"}
-    assert encodings(config.model_copy(update={"prior": None}), grid) == []
+def test_codebooks_of_a_config(config):
+    books = [work for work in declared(config)[1].works() if work.kind == "codebooks"]
+    kinds = {}
+    for work in books:
+        _, clusters, seed, options = work.argument
+        found = kinds.setdefault((options.clustering, options.encoding), (set(), set()))
+        found[0].add(clusters)
+        found[1].add(seed)
+    assert kinds == {("lloyd", "mode"): ({1, 3, 5}, {0, 1}), ("d4m", "sample"): ({1, 3, 5}, {0, 1})}
+    assert len({work.batch.key for work in books}) == 2 * 10  # of a class and its options
 
 
-def test_the_grid_shares_what_a_sweep_shares(config):
+def test_the_plan_shares_what_a_sweep_shares(config):
     """Sets that the plan takes for the same images are the same to the bit, and no others."""
-    session = SweepSession(resolved(config))
+    session, (grid, work) = SweepSession(resolved(config)), declared(config)
+    groups: dict[str, list] = {}
+    for spec in grid.sets:
+        groups.setdefault(work.alike[spec.title][0], []).append(spec)
     hashes: dict[str, set[str]] = {}
-    for one in image_sets(make_grid(config)):
-        found = {session.distill(spec).image_hash for spec in one.specs}
-        assert len(found) == 1, one.spec.title
-        hashes.setdefault(found.pop(), set()).add(one.spec.title)
+    for specs in groups.values():
+        found = {session.distill(spec).image_hash for spec in specs}
+        assert len(found) == 1, specs[0].title
+        hashes.setdefault(found.pop(), set()).add(specs[0].title)
     doubles = [titles for titles in hashes.values() if len(titles) > 1]
     # the mean of a class, decoded without noise, is the same for every seed and method: a sweep finds that out by hash
     assert all("_ipc1_k1_" in title for titles in doubles for title in titles), doubles
@@ -102,7 +111,7 @@ def test_planned_images_are_those_on_the_disk(config, tmp_path):
     shared = [{"name": "ddoq", "weighting": ["uniform", "counts", "sqrt"], "strength": 0.0}, {"name": "random"}]
     changes = {"methods": [{**one, "stored_size": 12} for one in shared], "ipc": [3], "seeds": 1, "clusters": ["ipc"]}
     config = load_config(tmp_path / "small.yaml", changes)
-    planned = stages(make_plan(config))["generate"]
+    planned = stages(make_plan(config))
     session, grid = SweepSession(resolved(config)), make_grid(config)
     for spec in grid.sets:
         session.distill(spec)
@@ -112,17 +121,20 @@ def test_planned_images_are_those_on_the_disk(config, tmp_path):
     assert len(grid.sets) == 4 and len(kept) == 3 and len(pictures) == 2 * 30  # ddoq's and random's
     raw = 30 * 3 * 12**2
     assert sum(file.stat().st_size for file in kept.values()) == pytest.approx(3 * raw, rel=0.01)
-    assert planned.disk == pytest.approx((3 + 2 * load_rates().disk.png_share) * raw)
-    assert not stages(make_plan(config))["generate"].disk
+    disk = planned["images"].disk + planned["sets"].disk
+    assert disk == pytest.approx((3 + 2 * load_rates().disk.png_share) * raw, rel=1e-3)
+    assert not stages(make_plan(config))["images"].disk and not stages(make_plan(config))["sets"].disk
 
 
 def test_images_stored_smaller_are_planned_smaller(config, tmp_path):
     small = config.model_dump()
     small["methods"] = [{**one, "stored_size": 8} for one in small["methods"]]
     plans = [stages(make_plan(one)) for one in (config, load_config(tmp_path / "small.yaml", small))]
-    assert plans[0]["generate"].disk == 4 * plans[1]["generate"].disk
-    sides = [{one.side for one in trainings(make_grid(one), load_protocol(one.protocol), read_dataset(one.dataset))}
-             for one in (config, load_config(tmp_path / "small.yaml", small))]  # fmt: skip
+    assert plans[0]["images"].disk == 4 * plans[1]["images"].disk
+    sides = [
+        {one.side for one in trainings(*declared(plan), load_protocol(plan.protocol), read_dataset(plan.dataset))}
+        for plan in (config, load_config(tmp_path / "small.yaml", small))
+    ]
     assert sides == [{16}, {8, 16}]  # the whole data stays as it is
     large = [{**one, "stored_size": 17} for one in config.model_dump()["methods"]]
     refused = make_plan(load_config(tmp_path / "small.yaml", {"methods": large})).refused
@@ -144,12 +156,14 @@ def test_images_to_score_are_planned_once(config, tmp_path):
     config = load_config(tmp_path / "small.yaml", changes)
     before, facts = stages(make_plan(config))["score"], read_dataset(config.dataset)
     assert before.disk == (facts.val + 10) * 3 * 20**2
-    assert [term.how for term in before.terms if "decode" in term.how][0].startswith(f"{facts.val + 10} image files")
+    assert [term.how for term in before.terms if "image_files" in term.how][0].startswith(
+        f"{facts.val + 10} image_files"
+    )
     kept = with_cached_scoring(facts.data, Store(config.store_folder))
     for part in (kept.val, kept.test):
         part.centre_crops(1.0, 20)
     after = stages(make_plan(config))["score"]
-    assert not after.disk and not [term for term in after.terms if "decode" in term.how]
+    assert not after.disk and not [term for term in after.terms if "image_files" in term.how]
     sizes = [file.stat().st_size for file in config.store_folder.glob("scored_images/*/images.safetensors")]
     assert sum(sizes) == pytest.approx(before.disk, rel=0.02)
 
@@ -161,12 +175,12 @@ def test_what_is_done_is_found(config):
     spec = next(one for one in grid.sets if one.label == "ddoq sqrt" and one.ipc == 3)
     session.distill(spec)
     row = next(one for one in grid.rows if one.set == spec)
-    key = row_key(row, session.context_key, session.evaluator.key)
-    write_row(session.config.output_folder / "rows", key, {**describe_row(row), "status": "done"})
+    key = row_key(row, session.planned, session.evaluator.key)
+    write_row(session.config.output_folder / "rows", key, make_row(row.known()))
     after = make_plan(config)
     assert after.rows_done == 1 and stages(after)["train"].done == 1
-    assert stages(after)["generate"].done == 1 and 0 < stages(after)["encode"].done < stages(after)["encode"].tasks
-    assert stages(after)["quantise"].done == 10  # one K and seed in ten classes
+    assert stages(after)["sets"].done == 1 and 0 < stages(after)["latents"].done < stages(after)["latents"].tasks
+    assert stages(after)["codebooks"].done == 10  # one K and seed in ten classes
     assert after.disk < before.disk and after.hours < before.hours
 
 
@@ -188,17 +202,20 @@ def test_rows_of_the_same_kind_give_the_rate(config):
 
 
 def test_artifacts_of_a_killed_run_give_the_rate(config):
-    folder = config.store_folder / "latents"
+    work = next(work for work in declared(config)[1].works() if work.kind == "latents")
     manifest = {
-        "key": {"prior": "abc", "space": "latent"}, "seconds": 2.0,
+        "key": {**work.key, "class": 7}, "seconds": 2.0,
         "cost": {"seconds": 2.0, "images": 100, "device": "cpu", "peak_memory_mb": None},
     }  # fmt: skip
-    for name, content in {"a": manifest, "b": {**manifest, "key": {"prior": "other", "space": "latent"}}}.items():
-        (folder / name).mkdir(parents=True)
-        (folder / name / "manifest.json").write_text(json.dumps(content))
-    assert Measured(config, "cpu", "digits", "forty_steps", "abc").encode() == 50
-    assert Measured(config, "h200", "digits", "forty_steps", "abc").encode() is None
-    assert Measured(config, "cpu", "digits", "forty_steps").encode() is None
+    other = {**manifest, "key": {**manifest["key"], "encoding": "other"}}
+    for name, content in {"a": manifest, "b": other}.items():
+        folder = config.store_folder / "latents" / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps(content))
+    assert Measured(config, "cpu", "digits", "forty_steps").work(work) == 50
+    assert Measured(config, "h200", "digits", "forty_steps").work(work) is None
+    measured = stages(make_plan(config))["latents"]
+    assert [term.how for term in measured.terms] == ["120 images / 50.0 a second"]  # D4M's encoding has another key
 
 
 def test_assumed_numbers_of_images_are_those_of_the_real_set():
@@ -324,7 +341,7 @@ def test_the_quickstart_is_planned_to_the_right_order(tmp_path):
     config = load_config("quickstart", {"output": str(tmp_path / "run")})
     plan = make_plan(config, cores=2)
     assert 3 / 60 < plan.hours < 30 / 60 and not plan.refused
-    assert stages(plan)["train"].tasks == 276 and plan.rows == 384
+    assert stages(plan)["train"].tasks == 288 and plan.rows == 384
 
 
 @pytest.mark.parametrize("top_k", [None, 3])

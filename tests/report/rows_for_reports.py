@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import numpy as np
 
 STUDENTS = ("convnet3_w32", "mlp")
 BASE = {"dataset": "digits", "prior": "dit digits", "teacher": "resnet10_w16", "protocol": "soft_short", "run": "toy",
-        "device": "cpu", "versions": "torch 2.6", "commit": "abc123", "config_hash": "cafe"}  # fmt: skip
+        "device_train": "cpu", "versions": "torch 2.6", "commit": "abc123", "config_hash": "cafe"}  # fmt: skip
 
 
 def row(label, ipc, clusters, student="mlp", seed=0, **columns):
@@ -20,8 +19,8 @@ def row(label, ipc, clusters, student="mlp", seed=0, **columns):
         **BASE,
         "method": method,
         "label": label,
-        "settings": json.dumps({"label": label}),
-        "weighting": label.split()[1] if method == "ddoq" else "uniform",
+        "set_share": "equal",
+        "weighted": method == "ddoq" and label.split()[1] != "uniform",
         "ipc": ipc,
         "clusters": clusters,
         "student": student,
@@ -36,7 +35,7 @@ def row(label, ipc, clusters, student="mlp", seed=0, **columns):
         "seconds_distill": 2.0,
         "seconds_label": 0.5,
         "seconds_train": 4.0,
-        "peak_memory_mb": 800.0,
+        "peak_memory_mb_train": 800.0,
         **columns,
     }
 

@@ -11,8 +11,9 @@ from ddoq_plugin.report import cost_table, format_table, training_cost_table
 STAGES = {
     "seconds_latents": 30.0, "seconds_codebooks": 2.0, "seconds_images": 60.0, "seconds_distill": 93.0,
     "seconds_label": 5.0, "images_per_second_latents": 40.0, "images_per_second_images": 2.5,
-    "peak_memory_mb_latents": 700.0, "peak_memory_mb_images": 1900.0, "peak_memory_mb": 800.0,
-    "device_latents": "cpu", "device_images": "a GPU", "device": "cpu", "images_per_second": 4000.0,
+    "peak_memory_mb_latents": 700.0, "peak_memory_mb_images": 1900.0, "peak_memory_mb_train": 800.0,
+    "device_latents": "cpu", "device_images": "a GPU", "device_train": "cpu", "images_per_second_train": 4000.0,
+    "seconds_own": 1.0,
 }  # fmt: skip
 
 
@@ -33,13 +34,21 @@ def test_total_is_the_sum_of_the_stages_and_a_set_counts_once():
 
 
 def test_rows_of_older_runs_have_a_line_without_the_stages():
-    rows = [row("d4m", 10, 10, student, seed, seconds_distill=4.0 * seed, seconds_label=None)
+    old = {"peak_memory_mb": 800.0, "peak_memory_mb_train": None, "device": "cpu", "device_train": None}
+    rows = [row("d4m", 10, 10, student, seed, seconds_distill=4.0 * seed, seconds_label=None, **old)
             for seed in (0, 1) for student in ("mlp", "vit")]  # fmt: skip
     table = cost_table(pd.DataFrame(rows))
     assert not {"latents, s", "images, s", "labels, s", "generated images/s"} & set(table.columns)
     found = table.iloc[0]
     assert (found["rest, s"], found["training, s"], found["total, s"]) == (2.0, 4.0, 6.0)
     assert (found["peak memory, MB"], found["device"]) == (800.0, "cpu")
+
+
+def test_every_kind_of_artifact_has_its_seconds_and_counts_in_the_total():
+    rows = [staged("mlp", 0, seconds_trajectories=100.0, peak_memory_mb_trajectories=9000.0)]
+    found = cost_table(pd.DataFrame(rows)).iloc[0]
+    assert (found["trajectories, s"], found["peak memory, MB"]) == (100.0, 9000.0)
+    assert found["total, s"] == 30 + 2 + 60 + 100 + 1 + 5 + 4
 
 
 def test_full_data_costs_its_training_alone_and_the_check_of_convergence_nothing():
@@ -68,7 +77,7 @@ def test_failed_rows_cost_nothing():
 
 
 def test_training_is_told_by_student_and_size_of_the_set():
-    rows = [row("d4m", ipc, ipc, "mlp", seed, seconds_train=float(ipc + seed), images_per_second=10.0 * ipc)
+    rows = [row("d4m", ipc, ipc, "mlp", seed, seconds_train=float(ipc + seed), images_per_second_train=10.0 * ipc)
             for ipc in (1, 10) for seed in (0, 2)]  # fmt: skip
     rows += [full_row("mlp", 0, seconds_train=50.0), full_row("mlp", 0, twice=True, seconds_train=100.0)]
     table = training_cost_table(pd.DataFrame(rows))

@@ -113,7 +113,8 @@ def test_d4m_with_the_same_k_is_the_reference_and_otherwise_that_with_k_equal_to
 def test_identical_sets_are_named_and_are_one_test():
     rows = cells("d4m", [80, 81.5]) + cells("ddoq uniform", [82, 81], ipc=1, clusters=1)
     rows += cells("d4m", [80, 81.2], ipc=1, clusters=1)
-    twin = [dict(r, label="ddoq sqrt", weighting="sqrt") for r in rows if r["label"] == "ddoq uniform"]
+    twin = [dict(r, label="ddoq sqrt", place=1) for r in rows if r["label"] == "ddoq uniform"]
+    rows = [{"place": 0, **r} for r in rows]
     table = cross_model_table(pd.DataFrame(rows + twin))
     assert line(table, "ddoq sqrt", 1, 1)["note", ""] == "identical by construction to ddoq uniform, IPC 1, K = 1"
     assert line(table, "ddoq uniform", 1, 1)["note", ""] == ""

@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from ddoq_plugin.store.cost import Cost
-from ddoq_plugin.store.metering import cost_columns, measure, process_memory_mb
+from ddoq_plugin.store.metering import measure, process_memory_mb
 
 MIB = 2**20
 
@@ -41,14 +40,6 @@ def test_figures_stand_after_an_exception():
     with pytest.raises(ValueError, match="inside"), measure() as meter:
         raise ValueError("inside")
     assert meter.seconds > 0 and meter.peak_memory_mb > 5
-
-
-def test_columns_of_a_stage():
-    columns = cost_columns("label", Cost(seconds=2.0, images=10, device="cpu", peak_memory_mb=3.0))
-    expected = {"seconds": 2.0, "images_per_second": 5.0, "peak_memory_mb": 3.0, "device": "cpu"}
-    assert columns == {f"{name}_label": value for name, value in expected.items()}
-    assert set(cost_columns("label", None).values()) == {None}
-    assert cost_columns("label", Cost(seconds=0.0, images=10))["images_per_second_label"] is None
 
 
 @pytest.mark.gpu

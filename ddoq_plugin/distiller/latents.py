@@ -1,0 +1,319 @@
+"""The doors of the diffusion pipeline: latents, codebooks and images of a class, and the work that each stands for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..errors import DistillError
+from ..registry import source_hash
+from ..seeding import derive_seed
+from ..store.artifacts import hash_key, hash_tensors
+from ..store.cost import Cost
+from ..store.metering import measure
+from ..store.tensor_files import read_tensors
+from .codebooks import codebook_bytes, load_codebook, make_codebooks, save_codebook
+from .core import ContextCore
+from .encoding import ENCODE_SHARD, ClassEncoder, scaled_pixels
+from .generation import FILE, GENERATION_GROUP, Generation, class_groups
+from .options import CodebookOptions
+from .work import Batch, Effort, Work
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..priors import Prior
+    from ..priors.guide import Guide
+    from ..quantization import Codebook
+
+LATENTS_IN_MEMORY = 2  # of one class each; a method can look at two spaces of a class in turn
+HALF, FLOAT, DOUBLE = 2, 4, 8  # bytes of a number
+GRAM_BYTES = 2 << 30  # a class's matrix of inner products in float64, at most (quantization)
+
+
+class LatentDoors(ContextCore):
+    """Latents, codebooks, generation and W2 of a class, found in the store or made."""
+
+    generation_group: ClassVar[int] = GENERATION_GROUP
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._latents: dict[tuple[str, str], torch.Tensor] = {}
+        self._known_work: dict[Any, Work] = {}
+        self._whole: tuple[LatentDoors, Mapping[int, torch.Tensor]] | None = None  # of a restricted context
+
+    # -- latents
+
+    def latents(self, class_id: int, options: CodebookOptions | None = None) -> torch.Tensor:
+        """Return the latents of a class in the space of ``options``, float32 ``[N, ...]``.
+
+        They are rounded to float16, as they are stored (a thousandth of their size, far below a cell's radius).
+        """
+        if self._whole is not None:
+            return self._whole[0].latents(class_id, options)[self._whole[1][class_id]]
+        encoder = self._encoder(class_id, options)
+        if encoder.is_pixels:
+            return scaled_pixels(self._kept(("pixels", str(class_id)), encoder.pixels))
+        (work,) = self.encode_work(class_id, options)
+        path = self.do(work)
+        return self._kept(work.address, lambda: read_tensors(path / FILE)["tensor"]).float()
+
+    def encode_work(self, class_id: int, options: CodebookOptions | None = None) -> tuple[Work, ...]:
+        """Declare the latents of a class; nothing where they are the images themselves."""
+        if self._whole is not None:
+            return self._whole[0].encode_work(class_id, options)
+        encoder = self._encoder(class_id, options)
+        if encoder.is_pixels:
+            return ()
+        return (self._once(("latents", class_id, _of_latents(encoder.options)), lambda: self._encode_work(encoder)),)
+
+    def _encode_work(self, encoder: ClassEncoder) -> Work:
+        count, numbers = self.class_size(encoder.class_id), self._numbers()
+        passes = {"encode": float(count)}
+        if encoder.options.space == "noise":
+            passes["denoise"] = float(count * encoder.options.inversion_steps)
+        reads = {"image_files": float(count)} if self.data.train.in_files else {}
+        shard = ENCODE_SHARD * (3 * self.data.image_size**2 + FLOAT * numbers)
+        return Work(
+            "latents",
+            encoder.key,
+            encoder.write,
+            title=f"encode class {self.class_names[encoder.class_id]!r}",
+            stage="encode",
+            resumable=True,
+            effort=Effort(count, passes, reads, bytes=HALF * count * numbers, memory=shard),
+        )
+
+    # -- codebooks
+
+    def codebook(self, class_id: int, clusters: int, seed: int = 0, options: CodebookOptions | None = None) -> Codebook:
+        """Return the codebook of ``clusters`` points of a class."""
+        return load_codebook(self.do(self.codebook_work(class_id, clusters, seed, options)))
+
+    def codebook_work(
+        self, class_id: int, clusters: int, seed: int = 0, options: CodebookOptions | None = None
+    ) -> Work:
+        """Declare the codebook of ``clusters`` points of a class. All codebooks of a class are made from one Gram
+        matrix."""
+        options = options or CodebookOptions()
+        asked = ("codebooks", class_id, clusters, seed, options)
+        return self._once(asked, lambda: self._codebook_work(class_id, clusters, seed, options))
+
+    def _codebook_work(self, class_id: int, clusters: int, seed: int, options: CodebookOptions) -> Work:
+        latents = self._encoder(class_id, options).key
+        shared = {"latents": latents, "options": options.model_dump()}
+        key = {**shared, "clusters": clusters, "seed": seed}
+        key["code"] = [source_hash("ddoq_plugin.quantization"), source_hash(make_codebooks.__module__)]
+        count, numbers = float(self.class_size(class_id)), self._numbers(options)
+        once, each = {"product_flops": count**2 * numbers}, {"codebooks": 1.0}
+        if options.clustering != "lloyd":
+            once, each = {}, {"distance_flops": 2 * count * clusters * numbers}
+        elif options.masses == "balanced":
+            each = {"balanced_codebooks": 1.0}
+        memory = count * numbers * (HALF + 2 * FLOAT) + 2 * min(DOUBLE * count**2, GRAM_BYTES)
+        memory += 2 * DOUBLE * clusters * numbers
+        size = codebook_bytes(clusters, numbers, int(count))
+        return Work(
+            "codebooks",
+            key,
+            _together,
+            self.encode_work(class_id, options),
+            f"quantise class {self.class_names[class_id]!r}",
+            "quantise",
+            effort=Effort(int(count), {}, each, bytes=size, memory=round(memory)),
+            batch=Batch(hash_key(shared), self._make_codebooks, once),
+            argument=(class_id, clusters, seed, options),
+        )
+
+    def _make_codebooks(self, works: list[Work]) -> None:
+        """Store codebooks of one class; each costs an equal share. Encoding is no part of it."""
+        class_id, _, _, options = works[0].argument
+        wanted = {work.argument[1:3]: work for work in works}
+        latents, name = self.latents(class_id, options).flatten(1), self.class_names[class_id]
+        if self.device.startswith("cuda"):
+            latents = latents.to(self.device)
+        started = time.perf_counter()
+        with measure(self.device) as meter:
+            made = make_codebooks(latents, list(wanted), options, name)
+        share = (time.perf_counter() - started) / len(made)
+        cost = Cost(share, len(latents), meter.device, meter.peak_memory_mb)
+        for pair, work in wanted.items():
+            self.store.get(work.kind, work.key, lambda folder, book=made[pair]: save_codebook(folder, book) or cost)
+
+    def w2(
+        self,
+        class_id: int,
+        points: torch.Tensor,
+        options: CodebookOptions | None = None,
+        weights: torch.Tensor | None = None,
+    ) -> float:
+        """Return the exact W2 between a class and weighted points of its space (None: equal weights)."""
+        import torch
+
+        from ..quantization import w2_squared
+
+        masses = torch.ones(len(points)).double() if weights is None else weights.double()
+        return w2_squared(self.latents(class_id, options).flatten(1), points, masses=masses / masses.sum()) ** 0.5
+
+    def w2_operations(self, points: int, times: int = 1) -> dict[str, float]:
+        """Return what ``times`` measurements of W2 with ``points`` a class take, in all classes, for an Effort."""
+        pairs = float(times * points * len(self.data.train))
+        return {"distance_flops": 2 * pairs * self._numbers(), "transport_pairs": pairs}
+
+    # -- images
+
+    def class_groups(self, ipc: int) -> list[tuple[int, ...]]:
+        """Return the groups of classes that are generated together, by IPC and the number of classes alone."""
+        return class_groups(self.num_classes, ipc, self.generation_group)
+
+    def generate(
+        self,
+        latents: torch.Tensor,
+        class_ids: torch.Tensor,
+        *,
+        seeds: Sequence[int],
+        size: int | None = None,
+        guide: Guide | None = None,
+        **sampler: Any,
+    ) -> torch.Tensor:
+        """Push latents ``[n, ...]`` of classes ``[n]`` through the prior: uint8 images ``[n, 3, size, size]``.
+
+        ``sampler``: ``strength``, ``guidance_scale`` and ``steps``, and ``space`` and ``scheduler`` where they are not
+        the prior's own. ``size`` None is that of the dataset's images. ``guide`` may shift every step of the denoiser.
+        The images are stored by the content of all these. :meth:`pushforward` also lets a sweep make them beforehand.
+        """
+        made = self._generation(latents, class_ids, seeds, size, guide, sampler)
+        inputs = {"tensors": hash_tensors(latents, class_ids), "seeds": hash_key(list(seeds))}
+        work = Work("images", made.key(inputs), made.write, title="generate images")
+        return read_tensors(self.do(work) / FILE)["tensor"]
+
+    def pushforward(
+        self,
+        starts: Callable[[int], torch.Tensor],
+        count: int,
+        *,
+        seed: int,
+        recipe: Mapping[str, Any],
+        needs: Callable[[int], tuple[Work, ...]],
+        size: int | None = None,
+        guide: Callable[[tuple[int, ...]], Guide] | None = None,
+        **sampler: Any,
+    ) -> Pushforward:
+        """Declare ``count`` images a class, pushed through the prior from ``starts(class_id)`` ``[count, ...]``.
+
+        ``recipe`` is plain data: all that the starts depend on beside the work that they need (``needs(class_id)``).
+        Its images are stored by this recipe, in groups of classes; sets with one recipe share them. ``guide(classes)``
+        gives the guide of a group. Image i of a class has the noise of (seed, class, i).
+        """
+        return Pushforward(self, starts, count, seed, dict(recipe), needs, size, guide, sampler)
+
+    def _generation(
+        self,
+        latents: torch.Tensor,
+        class_ids: torch.Tensor,
+        seeds: Sequence[int],
+        size: int | None,
+        guide: Guide | None,
+        sampler: Mapping[str, Any],
+    ) -> Generation:
+        prior, side = self._require_prior(), size or self.data.image_size
+        settings = {"space": "latent", "scheduler": None, **sampler}
+        return Generation(
+            self.data, prior, latents, class_ids, list(seeds), side, settings, guide, progress=self.progress
+        )
+
+    def _require_prior(self) -> Prior:
+        if self.prior is None:
+            raise DistillError("this method needs a prior; name one in the configuration (prior: ...)")
+        return self.prior
+
+    def _encoder(self, class_id: int, options: CodebookOptions | None) -> ClassEncoder:
+        return ClassEncoder(self.data, self.prior, class_id, options or CodebookOptions(), progress=self.progress)
+
+    def _numbers(self, options: CodebookOptions | None = None) -> int:
+        """Return the numbers of one latent."""
+        if self.prior is None or (options is not None and options.space == "pixel"):
+            return 3 * self.data.image_size**2
+        channels, height, width = self.prior.latent_shape
+        return channels * height * width
+
+    def _kept(self, address: tuple[str, str], read: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Return a tensor that was looked at lately without reading it again."""
+        if address not in self._latents:
+            while len(self._latents) >= LATENTS_IN_MEMORY:
+                del self._latents[next(iter(self._latents))]
+            self._latents[address] = read()
+        return self._latents[address]
+
+    def _once(self, asked: Any, declare: Callable[[], Work]) -> Work:
+        """Return what was declared before: one class's work is asked for by many sets."""
+        if asked not in self._known_work:
+            self._known_work[asked] = declare()
+        return self._known_work[asked]
+
+
+@dataclass(frozen=True)
+class Pushforward:
+    """Images of every class by one recipe; see :meth:`LatentDoors.pushforward`."""
+
+    context: LatentDoors
+    starts: Callable[[int], torch.Tensor]
+    count: int
+    seed: int
+    recipe: dict[str, Any]
+    needs: Callable[[int], tuple[Work, ...]]
+    size: int | None
+    guide: Callable[[tuple[int, ...]], Guide] | None
+    sampler: Mapping[str, Any]
+
+    def images(self, class_id: int) -> torch.Tensor:
+        """Return the images of a class, uint8 ``[count, 3, size, size]``; they are made with those of its group."""
+        group = next(group for group in self.context.class_groups(self.count) if class_id in group)
+        path, first = self.context.do(self.work(group)), group.index(class_id) * self.count
+        return read_tensors(path / FILE)["tensor"][first : first + self.count]
+
+    def works(self) -> tuple[Work, ...]:
+        """Return the work of all groups."""
+        return tuple(self.work(group) for group in self.context.class_groups(self.count))
+
+    def work(self, group: tuple[int, ...]) -> Work:
+        """Declare the images of a group of classes."""
+        context, sampler = self.context, self.sampler
+        needs = tuple(work for class_id in group for work in self.needs(class_id))
+        recipe = {"recipe": self.recipe, "needs": [work.address for work in needs], "seed": self.seed}
+        key = self._generation(group, None).key(recipe | {"group": list(group), "count": self.count})
+        images = len(group) * self.count
+        space, strength = sampler.get("space", "latent"), sampler["strength"]
+        steps = sampler["steps"] if space == "noise" else int(strength * sampler["steps"])
+        passes = {"denoise": float(images * steps * (2 if sampler["guidance_scale"] > 1 else 1)), "decode": images}
+        side = self.size or context.data.image_size
+        effort = Effort(images, passes, bytes=3 * images * side**2, memory=FLOAT * images * context._numbers())
+        title = f"generate {images} images of classes {group[0]} to {group[-1]}"
+        return Work("images", key, lambda folder: self._make(group, folder), needs, title, "generate", effort=effort)
+
+    def _make(self, group: tuple[int, ...], folder: Path) -> Cost:
+        import torch
+
+        return self._generation(group, torch.cat([self.starts(class_id) for class_id in group])).write(folder)
+
+    def _generation(self, group: tuple[int, ...], starts: torch.Tensor | None) -> Generation:
+        import torch
+
+        class_ids = torch.tensor(group).repeat_interleave(self.count)
+        seeds = [derive_seed("noise", self.seed, class_id, i) for class_id in group for i in range(self.count)]
+        guide = None if self.guide is None or starts is None else self.guide(group)
+        latents = torch.empty(0) if starts is None else starts
+        return self.context._generation(latents, class_ids, seeds, self.size, guide, self.sampler)
+
+
+def _of_latents(options: CodebookOptions) -> CodebookOptions:
+    """Return options that differ only where the latents do."""
+    steps = {"inversion_steps": options.inversion_steps} if options.space == "noise" else {}
+    return CodebookOptions(space=options.space, encoding=options.encoding, **steps)
+
+
+def _together(folder: Path) -> None:
+    raise AssertionError("codebooks are made by their batch")
