@@ -25,11 +25,11 @@ from pathlib import Path
 import diffusers
 import torch
 from matmul_rate import matmul_rate, timed
+from random_pipelines import byte_tokenizer, random_pipeline
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddoq_plugin.planning.model_cards import byte_tokenizer
-from ddoq_plugin.priors import PUBLISHED, random_pipeline
+from ddoq_plugin.planning.model_cards import PUBLISHED
 from ddoq_plugin.priors.autoencoder import AutoencoderPrior
 from ddoq_plugin.priors.dit import DiTPrior
 from ddoq_plugin.priors.networks import seeded

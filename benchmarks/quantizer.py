@@ -27,8 +27,7 @@ from quantizer_timing import Measured, interleaved
 from torch import Tensor
 
 from ddoq_plugin.quantization import d4m_codebook, quantize, quantize_many, w2_squared
-from ddoq_plugin.quantization.transport import transport_cost
-from ddoq_plugin.quantization.w2 import squared_distances
+from ddoq_plugin.quantization.w2 import squared_distances, transport_cost
 
 SWEEP_CLUSTERS, SWEEP_SEEDS = (1, 10, 20, 50, 100, 200), range(5)
 

@@ -5,47 +5,25 @@ The public names are imported on first use, so that importing the package costs 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from .lazy_imports import lazy_names
+
 if TYPE_CHECKING:
-    from .api import distill as distill
-    from .api import evaluate as evaluate
-    from .data import load_data as load_data
-    from .distilled_set import DistilledSet as DistilledSet
-    from .distiller import DistillContext as DistillContext
-    from .distiller import Distiller as Distiller
-    from .distiller import DistillerConfig as DistillerConfig
-    from .priors import load_prior as load_prior
-    from .quantization import quantize as quantize
-    from .registry import register_distiller as register_distiller
-    from .report import cross_model_table as cross_model_table
-    from .sweeps import sweep as sweep
+    from .api import distill, evaluate
+    from .data import load_data
+    from .distilled_set import DistilledSet
+    from .distiller import DistillContext, Distiller, DistillerConfig
+    from .priors import load_prior
+    from .quantization import quantize
+    from .registry import register_distiller
+    from .report import cross_model_table
+    from .sweeps import sweep
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "Distiller": "distiller",
-    "DistillerConfig": "distiller",
-    "DistillContext": "distiller",
-    "DistilledSet": "distilled_set",
-    "register_distiller": "registry",
-    "load_data": "data",
-    "load_prior": "priors",
-    "quantize": "quantization",
-    "distill": "api",
-    "evaluate": "api",
-    "sweep": "sweeps",
-    "cross_model_table": "report",
-}
-__all__ = [*_HOME, "__version__"]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'ddoq_plugin' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__all__ = [
+    "Distiller", "DistillerConfig", "DistillContext", "DistilledSet", "register_distiller", "load_data",
+    "load_prior", "quantize", "distill", "evaluate", "sweep", "cross_model_table", "__version__",
+]  # fmt: skip
+__getattr__, __dir__ = lazy_names(__name__)

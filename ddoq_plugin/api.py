@@ -11,10 +11,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import DatasetConfig, PriorConfig, TeacherConfig, valid
+from .config import DatasetConfig, PriorConfig, TeacherConfig
 from .distilled_set import DistilledSet
+from .errors import EvaluationError
 from .record import make_row
 from .store.artifacts import Store
+from .yaml_files import valid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,19 +66,21 @@ def distill(
 
 
 def evaluate(
-    made: DistilledSet | str | Path,
+    made: DistilledSet | str | Path | Sequence[DistilledSet | str | Path],
     *,
     dataset: str | dict[str, Any] | ImageData,
     students: str | Sequence[str],
-    protocol: str,
+    protocol: str | Path | dict[str, Any],
     teacher: str | dict[str, Any] | None = None,
     seeds: int | Sequence[int] = 1,
     store: str | Path = DEFAULT_STORE,
     device: str = "cpu",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train students on a set (or a folder of images of any method) and return one row a trained student.
+    """Train students on sets (or folders of images of any method) and return one row a trained student.
 
+    Sets of one label, IPC and K get their folder (or position) in the label. ``protocol`` is a name, a file or a
+    mapping of keys (``{"extends": "hard_short", "steps": 300}``).
     ``teacher`` is a student's name or a mapping as in a sweep's YAML. The columns are those of a sweep's rows
     (``docs/columns.md``). Accuracies are percent: ``top1`` and ``top5`` on the test split, ``val_top1`` on validation.
     Raises a DDOQError where anything does not fit, and warns where the set says that it was made from another form of
@@ -89,8 +93,7 @@ def evaluate(
 
     data = _data(dataset)
     names = [students] if isinstance(students, str) else list(students)
-    if not isinstance(made, DistilledSet):
-        made = DistilledSet.load(made, data.class_names)
+    sets = _labelled(made if isinstance(made, (list, tuple)) else [made], data)
     if isinstance(teacher, str):
         teacher = {"student": teacher}
     evaluator = Evaluator(
@@ -103,13 +106,14 @@ def evaluate(
         progress=progress,
     )
     evaluator.check()
-    about = made.provenance
-    if about.get("dataset") == data.name and about.get("dataset_fingerprint") != data.fingerprint:
-        warnings.warn(
-            f"the set was made from another form of {data.name!r} (other files, or other options such as image_size "
-            "and val_fraction): val_top1 may count images that it was made from; give it its own options",
-            stacklevel=2,
-        )
+    for label, one in sets:
+        about = one.provenance
+        if about.get("dataset") == data.name and about.get("dataset_fingerprint") != data.fingerprint:
+            warnings.warn(
+                f"the set {label!r} was made from another form of {data.name!r} (other files, or other options such as "
+                "image_size and val_fraction): val_top1 may count images that it was made from; give its own options",
+                stacklevel=2,
+            )
     known = {
         "dataset": data.name,
         "protocol": evaluator.protocol.name,
@@ -120,11 +124,29 @@ def evaluate(
     every = range(seeds) if isinstance(seeds, int) else seeds
     return make_frame(
         [
-            make_row({**known, "student": name, "seed": seed}, made, evaluator.evaluate(made, name, seed))
+            make_row(
+                {**known, "label": label, "place": place, "student": name, "seed": seed},
+                one,
+                evaluator.evaluate(one, name, seed),
+            )
+            for place, (label, one) in enumerate(sets)
             for name in names
             for seed in every
         ]
     )
+
+
+def _labelled(given: Sequence[DistilledSet | str | Path], data: ImageData) -> list[tuple[str, DistilledSet]]:
+    """Return the sets with their labels in tables."""
+    sets = [one if isinstance(one, DistilledSet) else DistilledSet.load(one, data.class_names) for one in given]
+    about = [one.provenance for one in sets]
+    labels = [str(known.get("label") or known.get("method") or "set") for known in about]
+    keys = [(label, one.ipc, known.get("clusters")) for label, one, known in zip(labels, sets, about, strict=True)]
+    names = [f"set {n}" if isinstance(one, DistilledSet) else str(one) for n, one in enumerate(given, 1)]
+    if len(set(names)) < len(names):
+        raise EvaluationError("a set is given twice; give each once")
+    labels = [f"{key[0]} ({name})" if keys.count(key) > 1 else key[0] for key, name in zip(keys, names, strict=True)]
+    return list(zip(labels, sets, strict=True))
 
 
 def _named(value: str | dict[str, Any]) -> dict[str, Any]:

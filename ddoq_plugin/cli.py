@@ -1,4 +1,4 @@
-"""``ddoq``: list, train a prior, distil, evaluate, plan, sweep, report.
+"""``ddoq``: list, show, train a prior, distil, evaluate, plan, sweep, verify, report.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` answers at once.
 """
@@ -15,9 +15,7 @@ from .hosts.command import register as register_ddranking
 
 app = typer.Typer(
     name="ddoq",
-    help="DDOQ and its baselines: distil datasets, train students on them, compare them in tables.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -31,29 +29,72 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 STORE = Path("runs/store")
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+        from .store.provenance import commit
+
+        found = commit()  # of an installed wheel, its version
+        typer.echo(f"ddoq {__version__}" + (f", commit {found}" if " " not in found else ""))
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Version, commit.")
+    ] = False,
+) -> None:
+    """DDOQ and its baselines: distil datasets, train students on them, compare them in tables."""
+
+
 @app.command("list")
-def list_entries(plugin: Plugin = []) -> None:  # noqa: B006  (typer copies it)
+def list_entries(
+    name: Annotated[str | None, typer.Argument(help="A method, to see its settings; default: everything.")] = None,
+    settings: Annotated[bool, typer.Option("--settings", help="Show the method's settings.")] = False,
+    plugin: Plugin = [],  # noqa: B006  (typer copies it)
+) -> None:
     """Show every registered distiller, dataset, prior and student, the protocols, recipes and packaged configs."""
-    from .config import packaged_configs
-    from .evaluation import protocol_names
-    from .priors import recipe_names
-    from .registry import PLUGIN_FAILURES, REGISTRIES
+    from .errors import ConfigError
+    from .show import listing, method_view
 
     _load(plugin)
-    for kind, registry in REGISTRIES.items():
-        entries = registry.entries()
-        width = max(len(entry.name) for entry in entries)
-        typer.echo(f"{kind}:")
-        for entry in entries:
-            shown = ", ".join(_flag(name, value) for name, value in entry.flags.items() if value not in (False, ""))
-            text = f"NOT IMPORTED: {entry.error}" if entry.error else entry.summary + (f"  [{shown}]" if shown else "")
-            origin = "" if entry.source.startswith("ddoq-plugin ") else f"  ({entry.source})"
-            typer.echo(f"  {entry.name:<{width}}  {text}{origin}")
-    typer.echo("protocols:\n  " + ", ".join(protocol_names()))
-    typer.echo("recipes of priors:\n  " + ", ".join(recipe_names()))
-    typer.echo("configs:\n  " + ", ".join(path.stem for path in packaged_configs()))
-    for path, error in PLUGIN_FAILURES.items():
-        typer.echo(f"plugin file {path} could not be imported: {error}")
+    if settings and name is None:
+        raise ConfigError("--settings shows those of one method; name the method too")
+    typer.echo(listing() if name is None else method_view(name))
+
+
+@app.command()
+def show(
+    what: Annotated[str, typer.Argument(help="Folder of a set or run; name or file of a protocol or config; method.")],
+    kind: Annotated[
+        str | None, typer.Option(help="set, run, protocol, config or method, where a name is both.")
+    ] = None,
+    set_: Settings = [],  # noqa: B006
+    plugin: Plugin = [],  # noqa: B006
+) -> None:
+    """Show a set, a run, a protocol, a config or a method; --set changes a protocol or a config first."""
+    from .show import show as view
+
+    _load(plugin)
+    typer.echo(view(what, kind, _pairs(set_)))
+
+
+@app.command()
+def verify(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Check the rows, sets and stored artifacts of a run against their hashes (status 1 where one is not right)."""
+    from .sweeps import verify_run
+
+    found = verify_run(run)
+    counts = ", ".join(f"{count} {status}" for status, count in found.rows.items()) or "none"
+    whole = sum(found.artifacts.values())
+    typer.echo(f"in order: rows: {counts}; sets that fit their rows: {found.sets}; stored artifacts: {whole}")
+    for text in found.unchecked:
+        typer.echo(f"not checked: {text}")
+    for problem in found.problems:
+        typer.echo(f"problem: {problem}", err=True)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 @app.command("train-prior")
@@ -125,29 +166,39 @@ def distill(
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="A distilled set, or any folder of class folders with images.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="SET...", help="Distilled sets, or any folders of class folders with images."),
+    ],
     data: Data = "digits",
     student: Annotated[list[str], typer.Option(help="A student; repeat for several.")] = ["convnet3_w32"],  # noqa: B006
     protocol: Annotated[str, typer.Option(help="Protocol: a name or a YAML file.")] = "soft_stored_short",
     teacher: Annotated[str, typer.Option(help="The teacher's architecture (soft labels).")] = "convnet3_bn_w32",
     seeds: Annotated[int, typer.Option(help="Students trained per architecture.")] = 1,
+    set_: Annotated[list[str], typer.Option("--set", help="protocol.KEY=value or teacher.KEY=value.")] = [],  # noqa: B006
     csv: Annotated[Path | None, typer.Option(help="Also write the rows here.")] = None,
     data_option: DataOption = [],  # noqa: B006
     store: StoreOption = STORE,
     device: Device = "cpu",
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
-    """Train students on a set and print their accuracy on the test split."""
+    """Train students on sets and print their accuracy on the test split, a line each set."""
     from .api import evaluate as run
+    from .errors import ConfigError
     from .report import cross_model_table, format_table
+    from .yaml_files import set_values
 
     _load(plugin)
+    asked = set_values({"protocol": protocol, "teacher": {"student": teacher}}, _pairs(set_))
+    if len(asked) > 2:
+        raise ConfigError(
+            f"--set {list(asked)[2]}: here it changes protocol.KEY and teacher.KEY alone; use one of them"
+        )
     frame = run(
-        folder,
+        folders,
         dataset={"name": data, **_pairs(data_option)},
         students=student,
-        protocol=protocol,
-        teacher=teacher,
+        **asked,
         seeds=seeds,
         store=store,
         device=device,
@@ -165,12 +216,11 @@ def sweep(
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """Run a comparison, or what is missing of it, and write its report. The same command resumes after any stop."""
-    from .config import load_config, parse_value
+    from .config import load_config
     from .report import write_run_report
     from .sweeps import sweep as run
 
-    overrides = {key: parse_value(value) for key, value in map(_split, set_)}
-    settings = load_config(config, overrides)
+    settings = load_config(config, _pairs(set_))
     if plugin:
         settings = settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugin)]})
     result = run(settings, address=address)
@@ -197,10 +247,10 @@ def plan(
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """Say what a sweep will do and cost (hours, disk, memory), what of it is done, and what cannot fit (status 2)."""
-    from .config import load_config, parse_value
+    from .config import load_config
     from .planning import make_plan, parse_size, render
 
-    settings = load_config(config, {key: parse_value(value) for key, value in map(_split, set_)})
+    settings = load_config(config, _pairs(set_))
     if plugin:
         settings = settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugin)]})
     made = make_plan(
@@ -254,20 +304,9 @@ def _load(plugins: list[Path]) -> None:
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:
-    from .config import parse_value
+    from .yaml_files import parse_pairs
 
-    return {key: parse_value(value) for key, value in map(_split, texts)}
-
-
-def _split(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise typer.BadParameter(f"{text!r} is not of the form key=value")
-    return key, value
-
-
-def _flag(name: str, value: object) -> str:
-    return name if value is True else f"{name} {value}"
+    return parse_pairs(texts)
 
 
 if __name__ == "__main__":

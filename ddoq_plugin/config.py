@@ -15,7 +15,8 @@ Example::
     protocol: soft_stored_short
     seeds: 3
 
-A list where a method's setting is a single value is varied by the sweep.
+A list where a method's setting is a single value is varied by the sweep. ``extends: quickstart`` (or a file) takes the
+keys of another config; ``protocol: {extends: hard_short, steps: 300}`` changes a protocol in its place.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from .errors import ConfigError, nearest
 from .record import prior_name
+from .yaml_files import Layers, read_layers, set_values, valid
 
 
 class _Schema(BaseModel):
@@ -73,6 +74,16 @@ class MethodConfig(_Named):
     clusters: list[int | Literal["ipc"]] | None = None
 
 
+def _is_protocol(value: Any) -> Any:
+    if not isinstance(value, (str, dict)):
+        raise ValueError("a protocol is a name, a YAML file or a mapping (extends: and the keys that differ)")
+    return value
+
+
+ProtocolConfig = Annotated[Any, AfterValidator(_is_protocol)]
+"""A protocol's name, its YAML file, or a mapping of its keys, those of ``extends`` where they are left out."""
+
+
 class TeacherConfig(_Schema):
     """The network that gives soft labels: trained once on the training split, or read from ``weights``.
 
@@ -81,7 +92,7 @@ class TeacherConfig(_Schema):
     """
 
     student: str
-    protocol: str = "teacher_short"
+    protocol: ProtocolConfig = "teacher_short"
     weights: str | None = None
     seed: int = 0
 
@@ -156,7 +167,7 @@ class SweepConfig(_Schema):
     clusters: Annotated[list[Annotated[int, Field(ge=1)] | Literal["ipc"]], BeforeValidator(_as_list)] = ["ipc"]
     students: Annotated[list[str], BeforeValidator(_as_list)] = Field(min_length=1)
     teacher: TeacherConfig | None = None
-    protocol: str
+    protocol: ProtocolConfig
     seeds: Annotated[list[int], BeforeValidator(_seed_list)] = Field(min_length=1)
     full_data: bool = True
     """Whether every student is also trained on the whole training split: the ceiling, and at twice the steps (on
@@ -186,50 +197,22 @@ class SweepConfig(_Schema):
 
 
 def load_config(source: str | Path, overrides: dict[str, Any] | None = None) -> SweepConfig:
-    """Read a sweep's YAML: a file, or the name of one in ``benchmark_configs`` (``quickstart``).
+    """Read a sweep's YAML, which may extend another: a file, or the name of one in ``benchmark_configs``.
 
-    ``overrides`` are dotted keys and values (``{"dataset.path": "x.npz"}``). Raises ConfigError.
+    ``overrides`` are dotted keys and values (``{"dataset.path": "x.npz", "protocol.steps": 300}``). Raises ConfigError.
     """
-    path = find_config(source)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file in UTF-8; give a YAML file") from None
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not valid YAML ({getattr(problem, 'problem', problem)})") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a sweep is a mapping of keys (name, dataset, methods, ...)")
-    double = _double_key(node)
-    if double is not None:
-        raise ConfigError(f"{path}:{double.start_mark.line + 1}: the key {double.value!r} is given twice; remove one")
-    for dotted, value in (overrides or {}).items():
-        _set(content, dotted, value)
-    return valid(SweepConfig, content, path, node)
+    layers = config_layers(source)
+    return valid(SweepConfig, set_values(layers.content, overrides or {}), layers)
 
 
-def valid(
-    model: type[BaseModel], content: dict[str, Any], path: Path | str = "config", node: yaml.Node | None = None
-) -> Any:
-    """Return ``model(**content)``; ConfigError names the file, the line (where there is one) and the key."""
-    try:
-        return model(**content)
-    except ValidationError as problem:
-        raise ConfigError(_complaint(problem, path, node, model)) from None
-
-
-def find_config(source: str | Path) -> Path:
-    """Return the file of a config given by path or by the name of a packaged one; ConfigError if there is none."""
+def config_layers(source: str | Path) -> Layers:
+    """Return what a config's file and its bases hold, and where; ConfigError if there is none."""
+    packaged = {file.stem: file for file in packaged_configs()}
     path = Path(source)
     if path.is_file():
-        return path
-    packaged = {file.stem: file for file in packaged_configs()}
+        return read_layers(path, packaged)
     if str(source) in packaged:
-        return packaged[str(source)]
+        return read_layers(packaged[str(source)], packaged)
     raise ConfigError(
         f"there is no config {source}{nearest(str(source), packaged)}; give a YAML file or one of: "
         f"{', '.join(sorted(packaged))}"
@@ -242,83 +225,3 @@ def packaged_configs() -> list[Path]:
     folder = package / "benchmark_configs"
     folder = folder if folder.is_dir() else package.parent / "benchmark_configs"
     return sorted(folder.glob("*.yaml"))
-
-
-def parse_value(text: str) -> Any:
-    """Return the YAML value of a command line's ``key=value``."""
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
-    *parents, last = dotted.split(".")
-    for parent in parents:
-        inner = content.get(parent)
-        if isinstance(inner, str):  # the short form `dataset: digits`
-            inner = {"name": inner}
-        if inner is not None and not isinstance(inner, dict):
-            raise ConfigError(f"{dotted}: {parent!r} has no keys to set one by one; set {parent}=... as a whole")
-        content[parent] = inner = dict(inner or {})
-        content = inner
-    content[last] = value
-
-
-def _complaint(problem: ValidationError, path: Path | str, node: yaml.Node | None, model: type[BaseModel]) -> str:
-    first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")  # a misspelling comes first
-    internal = ("function-", "list[", "constrained-", "literal[")  # pydantic's own steps on the way to the value
-    location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))]
-    where = f"{path}:{_line_of(location, node)}" if node is not None else str(path)
-    key = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        fields = _fields_at(location[:-1], model)
-        known = f"{nearest(str(location[-1]), fields)} (known: {', '.join(fields)})"
-        return f"{where}: unknown key {key!r}{known}"
-    if first["type"] == "missing":
-        return f"{where}: the key {key!r} is missing; add it"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {message[0].lower()}{message[1:]}, got {first.get('input')!r}"
-
-
-def _line_of(location: list[str | int], node: yaml.Node) -> int:
-    """Return the line, from 1, of the last part of ``location`` that stands in the file."""
-    found, line = node, node.start_mark.line
-    for part in location:
-        step = _child(found, part)
-        if step is None:
-            break
-        line, found = step
-    return line + 1
-
-
-def _child(node: yaml.Node, part: str | int) -> tuple[int, yaml.Node] | None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == str(part):
-                return key.start_mark.line, value
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return node.value[part].start_mark.line, node.value[part]
-    return None
-
-
-def _fields_at(location: list[str | int], model: type[BaseModel]) -> list[str]:
-    inner = {"teacher": TeacherConfig, "resources": ResourcesConfig, "stages": StagesConfig}
-    inner |= dict.fromkeys(STAGES, StageResources)
-    return list((inner.get(str(location[-1]), model) if location else model).model_fields)
-
-
-def _double_key(node: yaml.Node | None) -> yaml.Node | None:
-    """Return the first mapping key that stands twice (YAML would silently take the last)."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                return key
-            seen.add(key.value)
-            inner = _double_key(value)
-            if inner is not None:
-                return inner
-    if isinstance(node, yaml.SequenceNode):
-        return next((found for found in map(_double_key, node.value) if found is not None), None)
-    return None

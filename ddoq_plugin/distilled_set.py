@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import DataError
 from .preprocessing import PIXELS, Preprocessing
-from .registry import source_hash
 from .set_folder import (
     PROVENANCE,
     TARGET_KINDS,
@@ -33,6 +32,7 @@ from .set_folder import (
     write_tables,
 )
 from .store.artifacts import Store, hash_key, hash_tensors, link_files
+from .store.code import code_hash
 
 if TYPE_CHECKING:
     import torch
@@ -147,8 +147,8 @@ class DistilledSet:
         if store is None:
             write(folder)
         else:
-            code = source_hash("ddoq_plugin.set_folder")
-            key = {"image_hash": self.image_hash, "class_names": self.class_names, "code": code}
+            key = {"image_hash": self.image_hash, "class_names": self.class_names}
+            key["code"] = code_hash("ddoq_plugin.set_folder")
             if self.floats is not None:
                 key["preview"] = hash_tensors(self.images)
             link_files(store.get("set_images", key, write), folder)

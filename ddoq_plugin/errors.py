@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, get_args
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 
 class DDOQError(Exception):
@@ -53,3 +57,47 @@ def nearest(name: str, names: Iterable[str], limit: int = 3) -> str:
         lowered = {other.lower(): other for other in known}
         found = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.5)]
     return f"; did you mean {' or '.join(repr(match) for match in found)}?" if found else ""
+
+
+def first_mistake(problem: ValidationError) -> tuple[list[str | int], Any]:
+    """Return the place (keys and positions) and pydantic's facts of the mistake to tell: a misspelt key comes first."""
+    first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    internal = (
+        "function-",
+        "list[",
+        "dict[",
+        "constrained-",
+        "literal[",
+    )  # pydantic's own steps on the way to the value
+    return [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))], first
+
+
+def explain(problem: ValidationError, model: type[BaseModel], word: str = "key") -> str:
+    """Return pydantic's complaint as one clause that names the key and, for an unknown one, the nearest known ones.
+
+    ``word`` is what a key of ``model`` is called.
+    """
+    place, first = first_mistake(problem)
+    key = ".".join(map(str, place))
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(place[:-1], model)
+        return f"unknown {word} {key!r}{nearest(str(place[-1]), known)} (known: {', '.join(known) or 'none'})"
+    if first["type"] == "missing":
+        return f"the {word} {key!r} is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]}, got {first.get('input')!r}" if key else message
+
+
+def _fields_at(place: list[str | int], model: type[BaseModel]) -> list[str]:
+    """Return the known keys at a place inside a model."""
+    models = [model]
+    for part in place:
+        found = [one.model_fields[str(part)].annotation for one in models if part in one.model_fields]
+        models = [inner for annotation in found for inner in _models_in(annotation)] or models
+    return [name for one in models for name in one.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if hasattr(annotation, "model_fields"):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import EvaluationError
 from .store.artifacts import write_atomic
-from .store.cost import Cost
+from .store.metering import Cost
 from .store.provenance import provenance_columns
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def read_row(folder: Path, key: str) -> dict[str, Any] | None:
     file = folder / f"{key}.json"
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
         row = None

@@ -7,13 +7,13 @@ the decorator in running code::
     @register_distiller("mine")
     class Mine(Distiller): ...
 
-An entry point may name an object (it is registered under the entry point's name) or a list of :class:`Entry`.
+An entry whose name ends in ":" is a namespace: it serves every name with that prefix (``timm:NAME``). An entry point
+may name an object (it is registered under the entry point's name) or a list of :class:`Entry`.
 A plugin that cannot be imported is kept as an entry with its error: it is listed, and harms nothing else.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -21,6 +21,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ class Registry:
         return target
 
     def names(self) -> list[str]:
-        """Return the usable names, sorted."""
-        return sorted(name for name, entry in self._all().items() if entry.error is None)
+        """Return the usable names, sorted, without those of namespaces."""
+        return sorted(name for name, entry in self._all().items() if entry.error is None and name[-1:] != ":")
 
     def entries(self) -> list[Entry]:
         """Return every entry, sorted by name; those that could not be imported carry their error."""
@@ -88,6 +89,17 @@ class Registry:
         if entries[name].error:
             raise UnknownNameError(f"{self.kind} {name!r} could not be imported: {entries[name].error}")
         return entries[name]
+
+    def namespace(self, name: str) -> tuple[Entry | None, str]:
+        """Return the entry that serves every name with the prefix of ``name`` ("timm:" of "timm:vit") and the rest."""
+        prefix, colon, rest = name.partition(":")
+        entry = self._all().get(f"{prefix}:") if colon and rest else None
+        return entry, rest
+
+    def module(self, name: str) -> str:
+        """Return the name of the module that defines the entry called ``name``."""
+        target = self.entry(name).target
+        return target.partition(":")[0] if isinstance(target, str) else str(getattr(target, "__module__", "__main__"))
 
     def load(self, name: str) -> Any:
         """Return the object called ``name``, importing it where its target is a lazy path."""
@@ -136,6 +148,16 @@ class Registry:
         read = {flag: getattr(entry.target, flag) for flag in self.flag_names if hasattr(entry.target, flag)}
         document = (entry.target.__doc__ or "").strip().splitlines()
         return replace(entry, flags={**read, **entry.flags}, summary=entry.summary or (document[0] if document else ""))
+
+    @contextmanager
+    def temporarily(self, **targets: Any) -> Iterator[None]:
+        """Register targets by name for the length of a block."""
+        for name, target in targets.items():
+            self.register(name, target)
+        try:
+            yield
+        finally:
+            self._remove(set(targets))
 
     def _remove(self, names: set[str]) -> None:
         for name in names:
@@ -194,24 +216,6 @@ def load_plugin(path: str | Path) -> str:
     new = {key: {e.name for e in registry.entries()} - before[key] for key, registry in REGISTRIES.items()}
     _LOADED_PLUGINS[str(path)] = (digest, new)
     return digest
-
-
-@functools.lru_cache
-def source_hash(module_name: str) -> str:
-    """Return a hash of the Python sources of a module or package.
-
-    It is part of every key, so that changed code never passes off old work as its own.
-    """
-    module = sys.modules.get(module_name) or importlib.import_module(module_name)
-    origin = getattr(module, "__file__", None)
-    if origin is None:
-        return "interactive"
-    file = Path(origin)
-    files = sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
-    digest = hashlib.sha256()
-    for source in files:
-        digest.update(source.relative_to(file.parent).as_posix().encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _source_of_module(module: str) -> str:

@@ -80,6 +80,55 @@ def test_overrides_reach_inside(tmp_path):
     assert config.seeds == [0] and config.teacher.student == "lenet"
 
 
+def test_a_config_extends_another_and_keeps_what_it_does_not_say(tmp_path):
+    (tmp_path / "sweep.yaml").write_text(TEXT)
+    child = tmp_path / "sub" / "child.yaml"
+    child.parent.mkdir()
+    child.write_text(
+        "extends: ../sweep.yaml\nteacher: {seed: 4}\nipc: [2]\nprotocol: {steps: 9}\ndataset: {image_size: 8}"
+    )
+    base, config = load_config(tmp_path / "sweep.yaml"), load_config(child, {"protocol.batch_size": 5})
+    assert config.name == "child" and config.ipc == [2] and config.methods == base.methods
+    assert (config.teacher.student, config.teacher.seed) == ("mlp", 4)
+    assert config.protocol == {"extends": "soft_stored_short", "steps": 9, "batch_size": 5}
+    assert (config.dataset.name, config.dataset.options()) == ("digits", {"image_size": 8})
+    child.write_text("extends: quickstart\nseeds: 1")
+    assert load_config(child).methods == load_config("quickstart").methods
+    child.write_text("extends: quickstart\nstudnets: mlp")
+    with pytest.raises(ConfigError, match=r"child.yaml:2: unknown key 'studnets'; did you mean 'students'"):
+        load_config(child)
+    (tmp_path / "sweep.yaml").write_text(TEXT.replace("seeds: 3", "seeds: many"))
+    child.write_text("extends: ../sweep.yaml")
+    with pytest.raises(ConfigError, match=r"sweep.yaml:13: seeds"):
+        load_config(child)
+
+
+def test_a_circle_and_an_unknown_base_are_one_error_with_the_line(tmp_path):
+    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
+    one.write_text("extends: other.yaml")
+    other.write_text("name: other\nextends: one.yaml")
+    with pytest.raises(ConfigError, match=r"other.yaml:2: .* circle \(one.yaml -> other.yaml -> one.yaml\)"):
+        load_config(one)
+    one.write_text("name: one\nextends: quikstart")
+    with pytest.raises(ConfigError, match="one.yaml:2: there is no 'quikstart' to extend; did you mean 'quickstart'"):
+        load_config(one)
+
+
+def test_an_inline_protocol_is_plain_data_and_its_file_gets_an_absolute_path(tmp_path, monkeypatch):
+    from ddoq_plugin.evaluation import load_protocol
+    from ddoq_plugin.sweeps.resolve import resolved
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("extends: soft_stored_short\nbatch_size: {10: 20, more: 50}")
+    config = resolved(config_of(tmp_path, protocol="mine.yaml", **{"protocol.batch_size.10": 30}))
+    assert config.protocol["extends"] == str(tmp_path / "mine.yaml")
+    again = SweepConfig.model_validate_json(config.model_dump_json())
+    for made in (load_protocol(config.protocol), load_protocol(again.protocol)):
+        assert made.name == "mine+batch_size.10=30" and made.batch_size == {10: 30, "more": 50}
+    with pytest.raises(ConfigError, match="sweep.yaml:12: protocol: a protocol is a name"):
+        config_of(tmp_path, TEXT.replace("soft_stored_short", "[hard_short]"))
+
+
 def test_missing_config_names_the_packaged_ones(tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'quickstart'"):
         load_config("quikstart")

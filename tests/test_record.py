@@ -29,7 +29,7 @@ from ddoq_plugin.record import (
     write_row,
 )
 from ddoq_plugin.registry import DISTILLERS
-from ddoq_plugin.store.cost import Cost
+from ddoq_plugin.store.metering import Cost
 
 PACKAGE = Path(ddoq_plugin.__file__).parent
 KNOWN = {"student": "mlp", "seed": 0, "dataset": "digits", "commit": "abc"}

@@ -7,7 +7,7 @@ import pytest
 
 from ddoq_plugin import registry as registry_module
 from ddoq_plugin.errors import ConfigError, UnknownNameError
-from ddoq_plugin.registry import DISTILLERS, REGISTRIES, Entry, Registry, load_plugin, source_hash
+from ddoq_plugin.registry import DISTILLERS, REGISTRIES, Entry, Registry, load_plugin
 
 
 class Point:
@@ -97,11 +97,6 @@ def test_plugin_file_registers_once_and_a_broken_one_leaves_nothing(tmp_path):
         registry_module.PLUGIN_FAILURES.clear()
     with pytest.raises(ConfigError, match="does not exist"):
         load_plugin(tmp_path / "missing.py")
-
-
-def test_source_hash_tells_modules_apart():
-    assert source_hash("ddoq_plugin.ddoq") == source_hash("ddoq_plugin.ddoq")
-    assert source_hash("ddoq_plugin.ddoq") != source_hash("ddoq_plugin.quantization.allocation")
 
 
 def test_light_imports_stay_light():

@@ -9,11 +9,11 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, nearest
+from ..lazy_imports import lazy_names
 from ..registry import DATASETS, Entry
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENTRIES", "ArraySplit", "FolderSplit", "ImageData", "Split", "load_data", "make_image_data"]
 
-_LAZY = {
-    "ArraySplit": "base",
-    "ImageData": "base",
-    "Split": "base",
-    "FolderSplit": "files",
-    "make_image_data": "splitting",
-}
+__getattr__, __dir__ = lazy_names(__name__)
 _SHORTHANDS = ("folder", "npz")
 
 
@@ -110,9 +104,3 @@ def _checked_options(name: str, loader: Any, options: dict[str, Any]) -> dict[st
         if parameter.default is parameter.empty and option not in renamed:
             raise DataError(f"the dataset {name} needs the option {option!r}; give where its files are")
     return renamed
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

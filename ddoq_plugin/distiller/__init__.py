@@ -23,7 +23,7 @@ from .encoding import ENCODE_SHARD
 from .generation import GENERATION_GROUP
 from .latents import Pushforward
 from .method import Distiller, make_distiller
-from .options import CodebookOptions, DistillerConfig, explain
+from .options import CodebookOptions, DistillerConfig
 from .work import Effort, Work
 
 __all__ = [
@@ -36,6 +36,5 @@ __all__ = [
     "Effort",
     "Pushforward",
     "Work",
-    "explain",
     "make_distiller",
 ]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DistillError
-from ..registry import source_hash
 from ..store.artifacts import hash_key, hash_tensors
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.code import code_hash
+from ..store.metering import Cost, measure
 from .checkpoints import CHECKPOINT
+from .encoding import prior_module
 from .generation import GENERATION_GROUP, at_size
 from .networks import NetworkDoors
 from .work import Effort, Work
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from ..distilled_set import DistilledSet
     from .method import Distiller
+
+SHAPING = tuple(f"{__package__}.{name}" for name in ("encoding", "codebooks", "generation", "latents", "networks"))
+"""The modules of this package whose code shapes what a method gets, and so every set."""
 
 PNG_SHARE = 0.6  # of the bytes of raw pixels; planning/rates.yaml
 
@@ -98,6 +101,10 @@ class DistillContext(NetworkDoors):
             "stats": stats or {},
         }
         return DistilledSet(images, labels, self.class_names, provenance=provenance, **fields)
+
+    def prior_modules(self) -> list[str]:
+        """Return the module that defines the prior, none where there is no prior."""
+        return [] if self.prior is None else [prior_module(self.prior)]
 
     def set_work(
         self,
@@ -181,7 +188,7 @@ class DistillContext(NetworkDoors):
             "ipc": ipc,
             "clusters": clusters,
             "seed": seed,
-            "code": [source_hash("ddoq_plugin.distiller"), *_method_code(method)],
+            "code": code_hash(*SHAPING, *self.prior_modules(), *method_modules(method)),
         }
 
     def _make_set(self, folder: Path, method: Distiller, ipc: int, clusters: int | None, seed: int) -> Cost:
@@ -212,9 +219,9 @@ class DistillContext(NetworkDoors):
         return made
 
 
-def _method_code(method: Distiller) -> list[str]:
+def method_modules(method: Distiller) -> list[str]:
+    """Return the modules of a method's classes and of the methods that it wraps."""
     from .method import Distiller
 
     own = [cls.__module__ for cls in type(method).__mro__ if issubclass(cls, Distiller) and cls is not Distiller]
-    own += ["ddoq_plugin.quantization"]
-    return [source_hash(module) for module in own] + [code for part in method.parts() for code in _method_code(part)]
+    return own + [module for part in method.parts() for module in method_modules(part)]

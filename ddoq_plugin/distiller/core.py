@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DistillError
 from ..progress import bar
-from ..registry import source_hash
 from ..store.artifacts import Store, cost_of
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.code import code_hash
+from ..store.metering import Cost, measure
 from ..store.tensor_files import empty_tensor
 from .checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from .work import Effort, Work, all_work
@@ -158,7 +157,7 @@ class ContextCore:
         """
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
             raise DistillError(f"the kind of artifact {kind!r} is not a name; use small letters, digits and _")
-        whole = {"data": self.data.fingerprint, "code": source_hash(make.__module__), "own": dict(key)}
+        whole = {"data": self.data.fingerprint, "code": code_hash(make.__module__), "own": dict(key)}
         return Work(kind, whole, make, needs, title or kind, stage, resumable, effort or Effort())
 
     def artifact(

@@ -72,6 +72,9 @@ class DryRunContext(DistillContext):
     def can_denoise(self) -> bool:
         return self._planned is not None and bool(PRIORS.entry(self._planned.name).flags.get("can_denoise", True))
 
+    def prior_modules(self) -> list[str]:
+        return [] if self._planned is None else [PRIORS.module(self._planned.name)]
+
 
 def _refuse() -> Any:
     raise AssertionError("a plan runs no prior")

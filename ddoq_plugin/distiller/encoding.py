@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DistillError
-from ..registry import source_hash
+from ..registry import PRIORS
 from ..seeding import derive_seed
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.code import code_hash
+from ..store.metering import Cost, measure
 from ..store.tensor_files import Stream, read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class ClassEncoder:
         key: dict[str, Any] = {"data": self.data.fingerprint, "class": self.class_id, "space": options.space}
         if not self.is_pixels:
             key |= {"prior": self.prior.fingerprint, "encoding": options.encoding}
-            key["code"] = [source_hash("ddoq_plugin.priors"), source_hash(__name__)]
+            key["code"] = code_hash(__name__, prior_module(self.prior))
             if options.space == "noise":
                 key |= {"inversion_steps": options.inversion_steps, "names": list(self.data.class_names)}
         return key
@@ -115,6 +115,11 @@ class ClassEncoder:
                 f"{self.data.class_names[self.class_id]!r}; check those images and the prior's precision (try float32)"
             )
         return latents.half()
+
+
+def prior_module(prior: Prior) -> str:
+    """Return the module that defines a prior, also where only its facts are at hand."""
+    return PRIORS.module(prior.name) if prior.name in PRIORS else type(prior).__module__
 
 
 def scaled_pixels(images: torch.Tensor) -> torch.Tensor:

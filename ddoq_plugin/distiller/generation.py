@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..progress import bar
-from ..registry import source_hash
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.code import code_hash
+from ..store.metering import Cost, measure
 from ..store.tensor_files import Stream, write_tensors
+from .encoding import prior_module
 
 if TYPE_CHECKING:
     import torch
@@ -76,14 +76,14 @@ class Generation:
         """
         key = {
             "prior": self.prior.fingerprint,
-            "code": [source_hash("ddoq_plugin.priors"), source_hash(__name__)],
+            "code": code_hash(__name__, prior_module(self.prior)),
             "classes": list(self.data.class_names),
             "inputs": inputs,
             "size": self.size,
             **self.settings,
         }
         if self.guide is not None:
-            key["guide"] = {**self.guide.key, "code": source_hash(type(self.guide).__module__)}
+            key["guide"] = {**self.guide.key, "code": code_hash(type(self.guide).__module__)}
         return key
 
     def batches(self) -> Iterator[torch.Tensor]:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import DistillError
-from ..registry import source_hash
 from ..seeding import derive_seed
 from ..store.artifacts import hash_key, hash_tensors
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.code import code_hash
+from ..store.metering import Cost, measure
 from ..store.tensor_files import read_tensors
 from .codebooks import codebook_bytes, load_codebook, make_codebooks, save_codebook
 from .core import ContextCore
@@ -106,7 +105,7 @@ class LatentDoors(ContextCore):
         latents = self._encoder(class_id, options).key
         shared = {"latents": latents, "options": options.model_dump()}
         key = {**shared, "clusters": clusters, "seed": seed}
-        key["code"] = [source_hash("ddoq_plugin.quantization"), source_hash(make_codebooks.__module__)]
+        key["code"] = code_hash(make_codebooks.__module__)
         count, numbers = float(self.class_size(class_id)), self._numbers(options)
         once, each = {"product_flops": count**2 * numbers}, {"codebooks": 1.0}
         if options.clustering != "lloyd":
@@ -133,10 +132,8 @@ class LatentDoors(ContextCore):
         class_id, _, _, options = works[0].argument
         wanted = {work.argument[1:3]: work for work in works}
         latents, name = self.latents(class_id, options).flatten(1), self.class_names[class_id]
-        if self.device.startswith("cuda"):
-            latents = latents.to(self.device)
         started = time.perf_counter()
-        with measure(self.device) as meter:
+        with measure() as meter:
             made = make_codebooks(latents, list(wanted), options, name)
         share = (time.perf_counter() - started) / len(made)
         cost = Cost(share, len(latents), meter.device, meter.peak_memory_mb)

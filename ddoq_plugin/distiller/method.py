@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
 
-from ..errors import ConfigError, DistillError
+from ..errors import ConfigError, DistillError, explain
 from ..registry import DISTILLERS
-from .options import DistillerConfig, explain
+from .options import DistillerConfig
 from .work import Work
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Distiller(ABC):
         try:
             self.config = self.Config(**settings)
         except ValidationError as problem:
-            raise ConfigError(f"{type(self).__name__}: {explain(problem, self.Config)}") from None
+            raise ConfigError(f"{type(self).__name__}: {explain(problem, self.Config, 'setting')}") from None
 
     @abstractmethod
     def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:

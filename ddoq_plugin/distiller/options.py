@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
-
-from ..errors import nearest
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 
 class _Settings(BaseModel):
@@ -63,15 +61,3 @@ class CodebookOptions(_Settings):
         if self.masses == "balanced" and self.clustering != "lloyd":
             raise ValueError("balanced masses start from Lloyd's codebook; set clustering: lloyd")
         return self
-
-
-def explain(problem: ValidationError, model: type[BaseModel]) -> str:
-    """Return pydantic's first complaint as one sentence that names the key and, for an unknown one, the nearest."""
-    first = problem.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        known = list(model.model_fields)
-        return f"unknown setting {key!r}{nearest(key, known)} (known: {', '.join(known) or 'none'})"
-    message = first["msg"].removeprefix("Value error, ")
-    got = f", got {first.get('input')!r}" if key else ""
-    return f"{key + ': ' if key else ''}{message[0].lower()}{message[1:]}{got}"

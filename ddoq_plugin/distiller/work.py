@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..store.artifacts import hash_key
-from ..store.cost import Cost
+from ..store.metering import Cost
 
 
 @dataclass(frozen=True)

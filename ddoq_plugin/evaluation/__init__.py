@@ -5,35 +5,23 @@ Names are imported on first use, so that listing protocols or students loads no 
 
 from __future__ import annotations
 
-import importlib
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "Protocol": "protocol",
-    "load_protocol": "protocol",
-    "protocol_names": "protocol",
-    "build_student": "students.build",
-    "check_student": "students.build",
-    "Teacher": "teacher",
-    "train_teacher": "teachers",
-    "pretrained_teacher": "teachers",
-    "SoftLabelBank": "soft_labels",
-    "make_bank": "soft_labels",
-    "bank_key": "soft_labels",
-    "bank_steps": "soft_labels",
-    "TrainingSet": "training_set",
-    "StudentResult": "training",
-    "train_student": "training",
-    "Scores": "scoring",
-    "score": "scoring",
-}
-__all__ = list(_HOME)
+from ..lazy_imports import lazy_names
 
+if TYPE_CHECKING:
+    from .protocol import Protocol, load_protocol, protocol_names
+    from .scoring import Scores, score
+    from .soft_labels import SoftLabelBank, bank_key, bank_steps, make_bank
+    from .students.build import build_student, check_student
+    from .teacher import Teacher
+    from .teachers import pretrained_teacher, train_teacher
+    from .training import StudentResult, train_student
+    from .training_set import TrainingSet
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'ddoq_plugin.evaluation' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__all__ = [
+    "Protocol", "load_protocol", "protocol_names", "build_student", "check_student", "Teacher", "train_teacher",
+    "pretrained_teacher", "SoftLabelBank", "make_bank", "bank_key", "bank_steps", "TrainingSet", "StudentResult",
+    "train_student", "Scores", "score",
+]  # fmt: skip
+__getattr__, __dir__ = lazy_names(__name__)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..data.base import ImageData, Split
 from ..data.files import FolderSplit
-from ..registry import source_hash
 from ..store.artifacts import Store
+from ..store.code import code_hash
 from ..store.tensor_files import Stream, read_tensors, write_tensors
 from .inputs import centre_crop
 from .protocol import Scoring
@@ -34,7 +34,7 @@ class CachedSplit(FolderSplit):
 
     def key(self, resize: float, image_size: int) -> dict[str, Any]:
         """Return what the crops depend on."""
-        code = [source_hash("ddoq_plugin.data.transforms"), source_hash(centre_crop.__module__)]
+        code = code_hash("ddoq_plugin.data.transforms", centre_crop.__module__)
         return {"split": self.digest(), "scoring_resize": resize, "size": image_size, "code": code}
 
     def centre_crops(self, resize: float, image_size: int) -> Tensor:

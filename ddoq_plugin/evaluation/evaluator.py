@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..record import cost_columns
-from ..registry import source_hash
 from ..seeding import derive_seed
 from ..store.artifacts import Store, cost_of, hash_file
-from ..store.cost import Cost
-from ..store.metering import measure
+from ..store.code import code_hash
+from ..store.metering import Cost, measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +26,10 @@ if TYPE_CHECKING:
     from ..data import ImageData
     from ..distilled_set import DistilledSet
     from . import Protocol, SoftLabelBank, Teacher, TrainingSet
+
+
+TRAINING = ("ddoq_plugin.evaluation.evaluator", "ddoq_plugin.data.transforms")
+"""The modules whose code, with what they import, trains and scores a student."""
 
 
 class Evaluator:
@@ -67,11 +70,10 @@ class Evaluator:
         teacher = self.teacher_config
         if teacher is None:
             return None
-        key = {"student": [teacher.student, student_code(teacher.student)], **self._shared_key}
-        if teacher.weights is not None:
-            seen = {"image_size": self.protocol.image_size, "resize": self.protocol.scoring.resize}
-            return key | {"weights": hash_file(self._weights()), **seen}
-        return key | {"protocol": protocol_numbers(load_protocol(teacher.protocol)), "seed": teacher.seed}
+        if teacher.weights is None:
+            return trained_teacher_key(self.data, teacher.student, load_protocol(teacher.protocol), teacher.seed)
+        seen = {"image_size": self.protocol.image_size, "resize": self.protocol.scoring.resize}
+        return _teacher_key(self.data, teacher.student) | {"weights": hash_file(self._weights()), **seen}
 
     @functools.cached_property
     def key(self) -> dict[str, Any]:
@@ -80,8 +82,7 @@ class Evaluator:
 
     @property
     def _shared_key(self) -> dict[str, Any]:
-        code = [source_hash("ddoq_plugin.evaluation"), source_hash(__name__)]
-        return {"data": self.data.fingerprint, "code": code, "plugins": self.plugins}
+        return {"data": self.data.fingerprint, "code": code_hash(*TRAINING), "plugins": self.plugins}
 
     def check(self) -> None:
         """Raise the error of a student, teacher or protocol that cannot work, before anything is trained."""
@@ -95,10 +96,11 @@ class Evaluator:
             if self.teacher_config.weights is not None:
                 self._weights()
             else:
-                own = load_protocol(self.teacher_config.protocol).image_size or self.data.image_size
+                teaching = load_protocol(self.teacher_config.protocol)
+                own = teaching.image_size or self.data.image_size
                 if own != size:
                     raise ConfigError(
-                        f"the teacher would be trained at {own} px (protocol {self.teacher_config.protocol!r}) and the "
+                        f"the teacher would be trained at {own} px (protocol {teaching.name!r}) and the "
                         f"students at {size} px ({self.protocol.name!r}); give both protocols one image_size"
                     )
         _ = self.key
@@ -229,7 +231,7 @@ class Evaluator:
 
         folder = self.store.get(
             "soft_labels",
-            key | {"code": source_hash("ddoq_plugin.evaluation")},
+            key | {"code": code_hash("ddoq_plugin.evaluation.soft_labels")},
             make,
         )
         return SoftLabelBank.load(folder), cost_of(folder)
@@ -239,10 +241,20 @@ def student_code(name: str) -> str:
     """Return a hash of the sources that define a student, for keys."""
     from ..registry import STUDENTS
 
-    if name not in STUDENTS:  # of timm or torchvision, whose version is in the row
-        return name
-    target = STUDENTS.entry(name).target
-    return source_hash(target.partition(":")[0] if isinstance(target, str) else target.__module__)
+    # those of timm or torchvision have none: their version is in the row
+    return code_hash(STUDENTS.module(name)) if name in STUDENTS else name
+
+
+def trained_teacher_key(data: ImageData, student: str, protocol: Protocol, seed: int) -> dict[str, Any]:
+    """Return the one key of a student trained on the training split as a teacher, whoever asks for it."""
+    numbers = protocol_numbers(protocol)
+    del numbers["name"]  # the same numbers under another name train the same teacher
+    return _teacher_key(data, student) | {"protocol": numbers, "seed": seed}
+
+
+def _teacher_key(data: ImageData, student: str) -> dict[str, Any]:
+    code = [student_code(student), code_hash(*TRAINING)]
+    return {"data": data.fingerprint, "student": student, "code": code}
 
 
 def protocol_numbers(protocol: Protocol) -> dict[str, Any]:

@@ -5,18 +5,19 @@ Results of different protocols differ by tens of points, so a protocol is named 
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-import importlib.resources
+import json
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..errors import ConfigError, UnknownNameError, nearest
+from ..yaml_files import EXTENDS, Layers, merged, read_layers, valid
 
 MORE = "more"
 ByIPC = int | dict[int | Literal["more"], int]
@@ -239,63 +240,84 @@ def by_ipc(value: ByIPC, ipc: int) -> int:
     return value[bounds[0]] if bounds else value[MORE]
 
 
+def packaged_protocols() -> dict[str, Path]:
+    """Return the files of the protocols that come with the package, by name."""
+    return {file.stem: file for file in sorted((Path(__file__).parent / "protocols").glob("*.yaml"))}
+
+
 def protocol_names() -> list[str]:
     """Return the names of the protocols that come with the package."""
-    folder = importlib.resources.files(__package__) / "protocols"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+    return list(packaged_protocols())
 
 
-def load_protocol(name: str | Path) -> Protocol:
-    """Return the protocol of this name, or of the YAML file at this path.
+def load_protocol(given: str | Path | Mapping[str, Any]) -> Protocol:
+    """Return the protocol of this name, of the YAML file at this path, or of these keys.
 
-    Raises UnknownNameError for an unknown name and ConfigError, naming file and key, for a file that is no protocol.
+    File and keys may extend another protocol (``extends``); a number that they give for all students ends the base's
+    exceptions from it. Keys without a ``name`` are called after what they change, as "hard_short+steps=300".
+    Raises UnknownNameError for an unknown name and ConfigError, naming file, line and key, for what is no protocol.
     """
-    text = str(name)
-    if text.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(
-                f"the protocol file {path} does not exist; give a path or one of {', '.join(protocol_names())}"
+    if isinstance(given, Mapping):
+        return _changed(given)
+    layers = protocol_layers(given)
+    return valid(Protocol, layers.content, layers)
+
+
+def protocol_layers(given: str | Path) -> Layers:
+    """Return what a protocol's file and its bases hold, and where."""
+    known, path = packaged_protocols(), Path(given)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(given) not in known:
+            raise UnknownNameError(
+                f"unknown protocol {given!r}{nearest(str(given), known)} (known: {', '.join(known)})"
             )
-        return parse_protocol(path.read_text(encoding="utf-8"), where=str(path))
-    known = protocol_names()
-    if text not in known:
-        raise UnknownNameError(f"unknown protocol {text!r}{nearest(text, known)} (known: {', '.join(known)})")
-    file = importlib.resources.files(__package__) / "protocols" / f"{text}.yaml"
-    return parse_protocol(file.read_text(encoding="utf-8"), where=f"{text}.yaml")
+        path = known[str(given)]
+    elif not path.is_file():
+        raise ConfigError(f"the protocol file {path} does not exist; give a path or one of {', '.join(known)}")
+    return read_layers(path, known, _extended)
 
 
 def parse_protocol(text: str, *, where: str) -> Protocol:
     """Return the protocol that a YAML text describes; ``where`` names it in errors (ConfigError)."""
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"{where} is no YAML: {' '.join(str(problem).split())}") from problem
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{where} holds no protocol; see the package's protocols for the keys")
-    try:
-        return Protocol.model_validate(fields)
-    except ValidationError as problem:
-        raise ConfigError(f"{where}: {_explain(problem.errors()[0])}") from problem
+    return valid(Protocol, yaml.safe_load(text), where)
 
 
-def _explain(error: Any) -> str:
-    """Return one clause for a pydantic error, with the nearest key where a key is unknown."""
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg']}" if key else error["msg"]
-    known = _fields_at(error["loc"][:-1])
-    close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.4)
-    return f"unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else f" (known: {', '.join(known)})")
+def _changed(given: Mapping[str, Any]) -> Protocol:
+    own = {key: value for key, value in given.items() if key != EXTENDS}
+    if EXTENDS not in given:
+        return valid(Protocol, own, "protocol")
+    base = load_protocol(given[EXTENDS])
+    made = valid(Protocol, _extended(base.model_dump(), own), "protocol")
+    leaves = sorted(_leaves({key: own[key] for key in own.keys() - {"name", "source", "ours"}}, made.model_dump()))
+    if "name" in own or not leaves:
+        return made
+    ours = f"{base.ours} Changed from {base.name}: {', '.join(leaves)}.".strip()
+    return made.model_copy(update={"name": "+".join([base.name, *leaves]), "ours": ours})
 
 
-def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Protocol
-    for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if part == "students":
-            return list(StudentNumbers.model_fields)
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+def _leaves(own: Mapping[Any, Any], made: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """Yield ``key=value`` for each number that ``own`` gives, as the valid protocol ``made`` holds it."""
+    made = {str(key): value for key, value in made.items()}
+    for key, value in own.items():
+        held = made[str(key)]
+        if isinstance(value, Mapping) and isinstance(held, Mapping):
+            yield from _leaves(value, held, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}={held if isinstance(held, str) else json.dumps(held, separators=(',', ':'))}"
+
+
+def _extended(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` changed by ``own``: what it gives for all students ends exceptions, steps end epochs."""
+    parts = [own[name] for name in ("optimizer", "schedule") if isinstance(own.get(name), dict)]
+    given = {key for part in (own, *parts) for key in part} & StudentNumbers.model_fields.keys()
+    length = {"steps", "epochs"}
+    given |= length if length & given else set()
+    students = {
+        name: {key: value for key, value in numbers.items() if key not in given}
+        for name, numbers in (base.get("students") or {}).items()
+    }
+    kept = {key: value for key, value in base.items() if key not in (length & given) - own.keys()}
+    content = merged(kept | {"students": students}, own)
+    if isinstance(own.get("students"), dict):  # the first pattern that fits wins
+        content["students"] = {name: content["students"][name] for name in (*own["students"], *students)}
+    return content

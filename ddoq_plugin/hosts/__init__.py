@@ -5,19 +5,20 @@ Names are imported on first use: without the extra everything but the host itsel
 
 from __future__ import annotations
 
-import importlib
+from typing import TYPE_CHECKING
 
-_HOME = {
-    "score_with_ddranking": "ddranking",
-    "HostSettings": "settings",
-    "host_settings": "settings",
-    "export_set": "exports",
-    "own_scores": "own_evaluator",
-}
-__all__ = list(_HOME)
+from ..lazy_imports import lazy_names
+from ..registry import Entry
 
+STUDENTS = [
+    Entry("ddranking:", "ddoq_plugin.hosts.networks:build_host_student", "every model of DD-Ranking, with the extra")
+]
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'ddoq_plugin.hosts' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+if TYPE_CHECKING:
+    from .ddranking import score_with_ddranking
+    from .exports import export_set
+    from .own_evaluator import own_scores
+    from .settings import HostSettings, host_settings
+
+__all__ = ["score_with_ddranking", "HostSettings", "host_settings", "export_set", "own_scores"]
+__getattr__, __dir__ = lazy_names(__name__)

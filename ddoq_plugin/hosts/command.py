@@ -46,21 +46,16 @@ def ddranking(
 
     from ..distilled_set import DistilledSet
     from ..registry import load_plugin
+    from ..yaml_files import parse_pairs
     from .settings import host_settings
 
     for path in plugin:
         load_plugin(path)
-    settings = host_settings(preset, **_pairs(set_))
-    dataset = _dataset(data, _pairs(data_option))
+    settings = host_settings(preset, **parse_pairs(set_))
+    dataset = _dataset(data, parse_pairs(data_option))
     names = getattr(dataset, "class_names", None)
     sets = {label: DistilledSet.load(path, names) for label, path in zip(_labels(folders), folders, strict=True)}
-    shared: dict[str, Any] = {
-        "teacher": teacher,
-        "settings": settings,
-        "seed": seed,
-        "device": device,
-        "work_folder": work,
-    }
+    shared = {"teacher": teacher, "settings": settings, "seed": seed, "device": device, "work_folder": work}
     rows = pd.DataFrame(_score(evaluator, sets, dataset, list(dict.fromkeys(metric)), student, shared))
     if csv is not None:
         rows.to_csv(csv, index=False)
@@ -133,15 +128,3 @@ def _labels(folders: list[Path]) -> list[str]:
     """Return the folders' names (of a link its own, not its target's), or their paths where names are not different."""
     names = [Path(os.path.abspath(folder)).name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
-
-
-def _pairs(texts: list[str]) -> dict[str, Any]:
-    from ..config import parse_value
-
-    pairs = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"{text!r} is not of the form key=value")
-        pairs[key] = parse_value(value)
-    return pairs

@@ -27,8 +27,15 @@ from ..store.artifacts import Store, hash_key
 from .exports import HostData, check_set, export_data, stored_set
 from .networks import PREFIX, host_student, split_name, stored_teacher, write_checkpoint
 from .patches import KNOWN_VERSION, check_host, patched_host
-from .rows import labelled, ways_of
-from .settings import HostSettings, score_protocol, teacher_training, training_arguments, transforms_of
+from .settings import (
+    HostSettings,
+    labelled,
+    score_protocol,
+    teacher_training,
+    training_arguments,
+    transforms_of,
+    ways_of,
+)
 
 if TYPE_CHECKING:
     from ..data import ImageData

@@ -14,8 +14,8 @@ from torch import nn
 
 from ..errors import EvaluationError, UnknownNameError
 from ..evaluation import Teacher, train_teacher
+from ..evaluation.evaluator import trained_teacher_key
 from ..evaluation.students.build import build_student
-from ..registry import source_hash
 from ..seeding import derive_seed
 from ..store.artifacts import Store
 from .patches import check_host
@@ -71,13 +71,7 @@ def stored_teacher(
     """
     if student.startswith(PREFIX):
         host_student(student, data.num_classes, protocol.image_size or data.image_size)
-    key = {
-        "student": student,
-        "protocol": protocol.model_dump(mode="json"),
-        "seed": seed,
-        "data": data.fingerprint,
-        "code": source_hash("ddoq_plugin.evaluation"),
-    }
+    key = trained_teacher_key(data, student, protocol, seed)
 
     def make(folder: Path) -> None:
         train_teacher(data, student, protocol, derive_seed("teacher", seed), device=device).save(folder)
@@ -104,3 +98,6 @@ def _build(name: str, num_classes: int, image_size: int) -> nn.Module:
             f"DD-Ranking has no model {name!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, "
             "-34 and -50 (-BN), VGG-11 to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
         ) from problem
+
+
+build_host_student.check = lambda name: check_host()  # type: ignore[attr-defined]  # it has no list of its models

@@ -27,8 +27,7 @@ from ..seeding import derive_seed, numpy_rng
 from ..store.artifacts import Store
 from .exports import check_set
 from .networks import PREFIX, host_student, stored_teacher
-from .rows import labelled, ways_of
-from .settings import HostSettings, score_protocol, teacher_training
+from .settings import HostSettings, labelled, score_protocol, teacher_training, ways_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from ..config import ProtocolConfig
 from ..errors import ConfigError, EvaluationError, nearest
 from ..evaluation.protocol import Protocol, by_ipc, load_protocol
+from ..record import is_weighted
+from ..yaml_files import set_values, valid
+
+if TYPE_CHECKING:
+    from ..distilled_set import DistilledSet
 
 HOST_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # ddranking 0.2.0, metrics/soft_label.py:211
 
@@ -15,8 +22,8 @@ HOST_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # ddranking 0.2.0, metrics/soft_la
 class HostSettings(BaseModel):
     """What a score needs beside its students' protocol. The defaults are those of DD-Ranking's leaderboard.
 
-    protocol: name or file; its ``soft_online`` training is the one with soft labels and augmentation, and the others
-        are derived from it.
+    protocol: name, file or keys as in a sweep's YAML; its ``soft_online`` training is the one with soft labels and
+        augmentation, and the others are derived from it.
     teacher_protocol, teacher_seed: how teachers and the full-data student are trained.
     learning_rates: those that are searched; DD-Ranking takes the best on test, our own evaluation on validation.
     set_learning_rate: the distilled set's own, for its soft-label trainings, instead of the search.
@@ -31,8 +38,8 @@ class HostSettings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    protocol: str = "ddranking_d4m_cifar"
-    teacher_protocol: str = "teacher_short"
+    protocol: ProtocolConfig = "ddranking_d4m_cifar"
+    teacher_protocol: ProtocolConfig = "teacher_short"
     teacher_seed: int = 0
     learning_rates: tuple[float, ...] = Field(HOST_RATES, min_length=1)
     set_learning_rate: float | None = Field(None, gt=0)
@@ -56,13 +63,8 @@ def host_settings(preset: str = "leaderboard", **changes: Any) -> HostSettings:
     """Return the settings of a preset (``leaderboard`` or ``short``) with ``changes``; ConfigError names a mistake."""
     if preset not in PRESETS:
         raise ConfigError(f"there is no preset {preset!r}{nearest(preset, PRESETS)}; use {' or '.join(PRESETS)}")
-    try:
-        return HostSettings(**{**PRESETS[preset], **changes})
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        hint = nearest(key, HostSettings.model_fields) if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"setting {key}: {first['msg']}{hint}") from None
+    content = HostSettings(**PRESETS[preset]).model_dump()
+    return valid(HostSettings, set_values(content, changes), "settings")
 
 
 def score_protocol(settings: HostSettings) -> Protocol:
@@ -122,6 +124,20 @@ def teacher_training(settings: HostSettings, protocol: Protocol) -> Protocol:
     """Return the teachers' protocol, normalised as the students' (the host's checkpoints say nothing of it)."""
     teacher = load_protocol(settings.teacher_protocol)
     return teacher.model_copy(update={"normalisation": protocol.normalisation, "image_size": protocol.image_size})
+
+
+def ways_of(made: DistilledSet, weighting: str) -> list[str]:
+    """Return the ways a set is scored: a weighted one without its weights and, unless ``off``, with them."""
+    if not is_weighted(made):
+        return ["equal"]
+    return ["ignored"] if weighting == "off" else ["ignored", weighting]
+
+
+def labelled(sets: Mapping[str, DistilledSet] | Sequence[DistilledSet]) -> list[tuple[str, DistilledSet]]:
+    """Return sets with their labels: those given, or those of their provenance."""
+    if isinstance(sets, Mapping):
+        return list(sets.items())
+    return [(str(made.provenance.get("label") or f"set {number}"), made) for number, made in enumerate(sets)]
 
 
 def _optimiser(protocol: Protocol) -> dict[str, Any]:

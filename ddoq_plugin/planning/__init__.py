@@ -6,21 +6,15 @@ rows or, stated with their sources, from rates.yaml. Nothing imports this packag
 
 from __future__ import annotations
 
-import importlib
+from typing import TYPE_CHECKING
 
-_PUBLIC = {
-    "Plan": "plan",
-    "make_plan": "plan",
-    "render": "rendering",
-    "load_rates": "rates",
-    "human": "units",
-    "parse_size": "units",
-}
+from ..lazy_imports import lazy_names
 
-__all__ = list(_PUBLIC)
+if TYPE_CHECKING:
+    from .plan import Plan, make_plan
+    from .rates import load_rates
+    from .rendering import render
+    from .units import human, parse_size
 
-
-def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+__all__ = ["Plan", "make_plan", "render", "load_rates", "human", "parse_size"]
+__getattr__, __dir__ = lazy_names(__name__)

@@ -43,12 +43,6 @@ class PriorCard:
     weights_bytes: int
     precision: Precision
 
-    @property
-    def dimension(self) -> int:
-        """Numbers of a latent."""
-        channels, height, width = self.latent_shape
-        return channels * height * width
-
 
 @functools.lru_cache
 def student_facts(name: str, classes: int, image_size: int) -> StudentCard:
@@ -252,11 +246,9 @@ def _counted(
 
     with torch.device("meta"):
         images, latents = torch.zeros(1, 3, size, size), torch.zeros(1, *shape)
-        time, label_id = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-        width = getattr(denoiser.config, "cross_attention_dim", None)
-        condition = {"class_labels": label_id}
-        if width is not None:
-            condition = {"encoder_hidden_states": torch.zeros(1, 77, width)}
+        time, width = torch.zeros(1, dtype=torch.int64), getattr(denoiser.config, "cross_attention_dim", None)
+        text = None if width is None else torch.zeros(1, 77, width)
+        condition = {"class_labels": time} if text is None else {"encoder_hidden_states": text}
     numbers = sum(p.numel() for network in (autoencoder, denoiser) for p in network.parameters())
     return PriorCard(
         label=label,

@@ -36,9 +36,10 @@ def check_names(config: SweepConfig) -> None:
             from ..priors import load_recipe
 
             load_recipe(config.prior.train)
-    if load_protocol(config.protocol).needs_teacher and config.teacher is None:
+    protocol = load_protocol(config.protocol)
+    if protocol.needs_teacher and config.teacher is None:
         raise ConfigError(
-            f"the protocol {config.protocol!r} trains on a teacher's labels; name one (teacher: {{student: ...}})"
+            f"the protocol {protocol.name!r} trains on a teacher's labels; name one (teacher: {{student: ...}})"
         )
     if config.teacher is not None:
         check_student(config.teacher.student)
@@ -110,16 +111,12 @@ def lacking_memory(stages: list[Stage], hardware: Hardware) -> list[str]:
                 f"a worker of the stage {stage.name!r} needs about {stage.memory / GIB:.1f} GiB and the config gives "
                 f"it {asked.memory_gb:g}; raise resources.stages.{key}.memory_gb"
             )
-        if asked.cpus > hardware.cores:
-            found.append(
-                f"a worker of the stage {stage.name!r} asks for {asked.cpus:g} CPUs and there are {hardware.cores}; "
-                f"lower resources.stages.{key}.cpus"
-            )
-        if asked.gpus > hardware.count:
-            found.append(
-                f"a worker of the stage {stage.name!r} asks for {asked.gpus:g} GPUs and there are {hardware.count}; "
-                f"lower resources.stages.{key}.gpus"
-            )
+        found += [
+            f"a worker of the stage {stage.name!r} asks for {wanted:g} {kind} and there are {there}; "
+            f"lower resources.stages.{key}.{kind.lower()}"
+            for kind, wanted, there in (("CPUs", asked.cpus, hardware.cores), ("GPUs", asked.gpus, hardware.count))
+            if wanted > there
+        ]
         found += _lacking_gpu_memory(stage, hardware, key)
     return found
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from ..errors import ConfigError, nearest
+from ..text_tables import markdown_table, plain_table
 from .plan import Plan
-from .stages import Stage
 from .units import duration, human
 
 COLUMNS = (
     "stage", "tasks", "done", "to do", "time", "devices held", "at once", "disk", "memory", "GPU memory", "rates",
 )  # fmt: skip
-TEXT_COLUMNS = 1  # columns before those that are set flush right
+NUMBERS = range(1, len(COLUMNS) - 1)  # the columns that are set flush right
 
 
 def render(plan: Plan, style: str) -> str:
@@ -25,26 +26,17 @@ def render(plan: Plan, style: str) -> str:
 
 
 def _rows(plan: Plan) -> list[list[str]]:
-    rows = [_row(stage) for stage in plan.stages]
+    rows = [
+        [
+            stage.name, f"{stage.tasks:,}", f"{stage.done:,}", f"{stage.todo:,}", duration(stage.hours),
+            f"{duration(stage.device_hours)} {stage.unit}", f"{stage.at_once:,}",
+            human(stage.disk) if stage.disk else "-", human(stage.memory),
+            human(stage.device_memory) if stage.device_memory else "-", stage.basis,
+        ]
+        for stage in plan.stages
+    ]  # fmt: skip
     held = " + ".join(f"{duration(total)} {unit}" for unit in ("GPU", "core") if (total := plan.device_hours(unit)))
-    total = ["total", "", "", "", duration(plan.hours), held, "", human(plan.disk), "", "", ""]
-    return [*rows, total]
-
-
-def _row(stage: Stage) -> list[str]:
-    return [
-        stage.name,
-        f"{stage.tasks:,}",
-        f"{stage.done:,}",
-        f"{stage.todo:,}",
-        duration(stage.hours),
-        f"{duration(stage.device_hours)} {stage.unit}",
-        f"{stage.at_once:,}",
-        human(stage.disk) if stage.disk else "-",
-        human(stage.memory),
-        human(stage.device_memory) if stage.device_memory else "-",
-        stage.basis,
-    ]
+    return [*rows, ["total", "", "", "", duration(plan.hours), held, "", human(plan.disk), "", "", ""]]
 
 
 def _head(plan: Plan) -> list[str]:
@@ -65,25 +57,14 @@ def _details(plan: Plan) -> list[str]:
 
 
 def _text(plan: Plan) -> str:
-    table = [list(COLUMNS), *_rows(plan)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(COLUMNS))]
-    lines = []
-    for row in table:
-        cells = [
-            cell.ljust(width) if number < TEXT_COLUMNS or number == len(row) - 1 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    notes = [f"note: {note}" for note in plan.notes]
-    return "\n".join([*_head(plan), "", *lines, "", *_details(plan), "", *notes])
+    table = plain_table([COLUMNS, *_rows(plan)], right=NUMBERS)
+    return "\n".join([*_head(plan), "", table, "", *_details(plan), "", *(f"note: {note}" for note in plan.notes)])
 
 
 def _markdown(plan: Plan) -> str:
-    rule = ["---"] + ["---:"] * (len(COLUMNS) - 2) + ["---"]
-    table = ["| " + " | ".join(row) + " |" for row in (list(COLUMNS), rule, *_rows(plan))]
-    details = [line if line.startswith("  ") else f"- {line}" for line in _details(plan)]
-    details = [f"  - {line.strip()}" if line.startswith("  ") else line for line in details]
-    return "\n\n".join([*_head(plan), "\n".join(table), "\n".join(details), "\n".join(f"- {n}" for n in plan.notes)])
+    table = markdown_table(COLUMNS, _rows(plan), "| --- | " + "---: | " * len(NUMBERS) + "--- |")
+    details = [f"  - {line.strip()}" if line.startswith("  ") else f"- {line}" for line in _details(plan)]
+    return "\n\n".join([*_head(plan), table, "\n".join(details), "\n".join(f"- {note}" for note in plan.notes)])
 
 
 def _json(plan: Plan) -> str:
@@ -96,7 +77,15 @@ def _json(plan: Plan) -> str:
         },
         "rows": plan.rows,
         "rows_done": plan.rows_done,
-        "stages": [_stage_json(stage) for stage in plan.stages],
+        "stages": [
+            {
+                "stage": stage.name, "tasks": stage.tasks, "done": stage.done, "todo": stage.todo, "work": stage.work,
+                "hours": stage.hours, "device_hours": stage.device_hours, "unit": stage.unit, "at_once": stage.at_once,
+                "disk_bytes": stage.disk, "memory_bytes": stage.memory, "gpu_memory_bytes": stage.device_memory,
+                "basis": stage.basis, "terms": [asdict(term) for term in stage.terms],
+            }
+            for stage in plan.stages
+        ],
         "hours": plan.hours,
         "gpu_hours": plan.device_hours("GPU"),
         "core_hours": plan.device_hours("core"),
@@ -105,13 +94,3 @@ def _json(plan: Plan) -> str:
         "refused": plan.refused,
     }  # fmt: skip
     return json.dumps(content, indent=1)
-
-
-def _stage_json(stage: Stage) -> dict[str, Any]:
-    return {
-        "stage": stage.name, "tasks": stage.tasks, "done": stage.done, "todo": stage.todo, "work": stage.work,
-        "hours": stage.hours, "device_hours": stage.device_hours, "unit": stage.unit, "at_once": stage.at_once,
-        "disk_bytes": stage.disk, "memory_bytes": stage.memory, "gpu_memory_bytes": stage.device_memory,
-        "basis": stage.basis,
-        "terms": [{"seconds": term.seconds, "how": term.how, "basis": term.basis} for term in stage.terms],
-    }  # fmt: skip

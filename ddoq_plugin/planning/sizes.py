@@ -17,7 +17,6 @@ FLOAT16, FLOAT32 = 2, 4
 BANK_PLAN = 4 + 16 + 1 + 4  # bytes a labelled image beside its logits: index, box, flip, partner
 BANK_SHARD = 256 << 20  # evaluation/soft_labels.py, SHARD_BYTES
 FLOAT_BUDGET = 2 << 30  # evaluation/inputs.py: sets up to this size are also kept normalised
-TEACHER_BATCH = 256  # evaluation/soft_labels.py
 GPU_BATCH = 256  # images of a batch that lie in main memory as floats, coming or going; priors/batching.py
 
 

@@ -6,18 +6,16 @@ makes a small one, in the same layout, where no pretrained model fits.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from ..lazy_imports import lazy_names
 from ..registry import Entry
 
 if TYPE_CHECKING:
-    from .base import Prior as Prior
-    from .loading import load_prior as load_prior
-    from .recipe import PriorRecipe as PriorRecipe
-    from .recipe import load_recipe as load_recipe
-    from .recipe import recipe_names as recipe_names
-    from .training import train_prior as train_prior
+    from .base import Prior
+    from .loading import load_prior
+    from .recipe import PriorRecipe, load_recipe, recipe_names
+    from .training import train_prior
 
 ENTRIES = [
     Entry(
@@ -46,19 +44,5 @@ ENTRIES = [
     ),
 ]
 
-_PUBLIC = {
-    "Prior": "base",
-    "load_prior": "loading",
-    "train_prior": "training",
-    "PriorRecipe": "recipe",
-    "load_recipe": "recipe",
-    "recipe_names": "recipe",
-}
-
-__all__ = ["ENTRIES", *_PUBLIC]
-
-
-def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+__all__ = ["ENTRIES", "Prior", "load_prior", "train_prior", "PriorRecipe", "load_recipe", "recipe_names"]
+__getattr__, __dir__ = lazy_names(__name__)

@@ -48,16 +48,10 @@ class DiTPrior(LatentDiffusionPrior):
     ) -> None:
         self.transformer = pipeline.transformer
         config = self.transformer.config
+        layout = {"channels_last": channels_last, "tiling": tiling}
+        channels = config.in_channels
         super().__init__(
-            pipeline.vae,
-            pipeline.scheduler,
-            config.in_channels,
-            config.sample_size,
-            eta,
-            device,
-            batch_size,
-            channels_last=channels_last,
-            tiling=tiling,
+            pipeline.vae, pipeline.scheduler, channels, config.sample_size, eta, device, batch_size, **layout
         )
         arrange(self.transformer, channels_last=False)  # its one convolution cuts the patches
         self._call = Compiled(self.transformer) if compile else self.transformer

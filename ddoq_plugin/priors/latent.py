@@ -31,7 +31,8 @@ class LatentDiffusionPrior(AutoencoderPrior):
 
     Latents are kept in float32 between the networks, whatever the dtype of the weights. ``eta`` in [0, 1] is the
     stochasticity of DDIM (0: deterministic); other schedulers have none. With guidance above 1 the conditional and the
-    null branch are one forward pass; at 1 there is no null branch.
+    null branch are one forward pass; at 1 there is no null branch. ``layout`` are the auto-encoder's ``channels_last``
+    and ``tiling``.
     """
 
     can_denoise = True
@@ -45,9 +46,7 @@ class LatentDiffusionPrior(AutoencoderPrior):
         eta: float,
         device: torch.device,
         batch_size: int | str,
-        *,
-        channels_last: bool | None = None,
-        tiling: bool | None = None,
+        **layout: bool | None,
     ) -> None:
         if not 0 <= eta <= 1:
             raise PriorError(f"eta is {eta}: give a number from 0 (deterministic) to 1")
@@ -56,7 +55,7 @@ class LatentDiffusionPrior(AutoencoderPrior):
                 f"the auto-encoder has {vae.config.latent_channels} latent channels and the denoiser takes "
                 f"{latent_channels}: this prior needs a pipeline where they agree (not an inpainting one)"
             )
-        super().__init__(vae, latent_size, device, batch_size, channels_last=channels_last, tiling=tiling)
+        super().__init__(vae, latent_size, device, batch_size, **layout)
         self.scheduler, self.eta = scheduler, eta
 
     @abstractmethod

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -37,16 +38,9 @@ def locate(
         raise PriorError(f"the prior {path} is a file: give the folder of a {pipeline.__name__}")
     if not HUB_ID.fullmatch(str(path)):
         raise PriorError(f"the folder {path} does not exist: give the folder or hub id of a {pipeline.__name__}")
-    try:
+    with _from_hub(path):
         _read_index(Path(hf_hub_download(str(path), "model_index.json")), accepted)
         return Path(pipeline.download(str(path), **dict.fromkeys(skip)))
-    except PriorError:
-        raise
-    except Exception as problem:  # the hub's client raises many kinds: the model is not to be had
-        raise PriorError(
-            f"{path} is neither a folder nor a model that the Hugging Face hub gives from here "
-            f"({_first_line(problem)}): check the name, or download it elsewhere and give its folder"
-        ) from problem
 
 
 def check_folder(folder: Path, accepted: Sequence[str], components: Mapping[str, bool]) -> dict:
@@ -110,27 +104,24 @@ def load_pipeline(
     pipeline: type[DiffusionPipeline], folder: Path, dtype: torch.dtype, device: torch.device, **replaced: object
 ) -> DiffusionPipeline:
     """Load a pipeline from its folder, frozen and in evaluation mode; PriorError where diffusers cannot read it."""
-    try:
-        with _quiet():
-            # the default of low_cpu_mem_usage needs accelerate, and says so at each load
-            loaded = pipeline.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False, **replaced)
-    except Exception as problem:  # damaged weights, foreign configs: diffusers, safetensors and torch raise many kinds
-        reason = _first_line(problem)
-        raise PriorError(f"the pipeline {folder} cannot be loaded ({reason}): write or download it again") from problem
-    return freeze(loaded, dtype, device)
+    return freeze(_read(pipeline, "pipeline", folder, **replaced), dtype, device)
 
 
 def load_part(kind: type[ModelMixin], folder: Path, dtype: torch.dtype, device: torch.device) -> ModelMixin:
     """Load one network from its own folder, as :func:`load_pipeline` does a pipeline's."""
     if not weight_files(folder):
         raise PriorError(f"the folder {folder} has no weights (*.safetensors, or *.bin): download it whole")
+    return _frozen(_read(kind, "network", folder), dtype, device)
+
+
+def _read(kind: Any, word: str, folder: Path, **replaced: object) -> Any:
     try:
         with _quiet():
-            loaded = kind.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
-    except Exception as problem:
+            # the default of low_cpu_mem_usage needs accelerate, and says so at each load
+            return kind.from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False, **replaced)
+    except Exception as problem:  # damaged weights, foreign configs: diffusers, safetensors and torch raise many kinds
         reason = _first_line(problem)
-        raise PriorError(f"the network {folder} cannot be loaded ({reason}): write or download it again") from problem
-    return _frozen(loaded, dtype, device)
+        raise PriorError(f"the {word} {folder} cannot be loaded ({reason}): write or download it again") from problem
 
 
 def fetch(path: str | Path, part: str) -> Path:
@@ -138,13 +129,8 @@ def fetch(path: str | Path, part: str) -> Path:
     folder = Path(path).expanduser()
     if not folder.exists() and HUB_ID.fullmatch(str(path)):
         names = ["model_index.json", "config.json", "diffusion_pytorch_model.*", f"{part}/*"]
-        try:
+        with _from_hub(path):
             folder = Path(snapshot_download(str(path), allow_patterns=names))
-        except Exception as problem:  # the hub's client raises many kinds: the model is not to be had
-            raise PriorError(
-                f"{path} is neither a folder nor a model that the Hugging Face hub gives from here "
-                f"({_first_line(problem)}): check the name, or download it elsewhere and give its folder"
-            ) from problem
     if not folder.is_dir():
         raise PriorError(f"the folder {path} does not exist: give the folder or hub id of an auto-encoder")
     return folder / part if (folder / part / "config.json").is_file() else folder
@@ -171,6 +157,20 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     if name not in _DTYPES:
         raise PriorError(f"unknown dtype {name!r}{nearest(name, _DTYPES)} (known: {', '.join(_DTYPES)})")
     return _DTYPES[name]
+
+
+@contextlib.contextmanager
+def _from_hub(path: str | Path) -> Iterator[None]:
+    """Turn what the hub's client raises, which is of many kinds, into a PriorError."""
+    try:
+        yield
+    except PriorError:
+        raise
+    except Exception as problem:
+        raise PriorError(
+            f"{path} is neither a folder nor a model that the Hugging Face hub gives from here "
+            f"({_first_line(problem)}): check the name, or download it elsewhere and give its folder"
+        ) from problem
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..errors import PriorError, nearest
+from ..errors import PriorError, explain, nearest
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
@@ -136,11 +136,4 @@ def load_recipe(name: str | Path) -> PriorRecipe:
     try:
         return PriorRecipe.model_validate(content)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        hint = nearest(str(first["loc"][-1]), _field_names()) if first["type"] == "extra_forbidden" else ""
-        raise PriorError(f"the recipe {path} is wrong at {place}: {first['msg']}{hint}") from None
-
-
-def _field_names() -> list[str]:
-    return [name for section in (PriorRecipe, AutoencoderRecipe, DenoiserRecipe) for name in section.model_fields]
+        raise PriorError(f"the recipe {path}: {explain(problem, PriorRecipe)}") from None

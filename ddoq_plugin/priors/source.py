@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..registry import source_hash
+from ..store.code import code_hash
 
 if TYPE_CHECKING:
     from ..config import PriorConfig
@@ -39,7 +39,7 @@ class PriorSource:
             "seed": self.config.seed,
             "data": self.data.fingerprint,
             "options": self.config.options(),
-            "code": source_hash("ddoq_plugin.priors"),
+            "code": code_hash("ddoq_plugin.priors.training"),
         }
 
     def load(self) -> Prior:

@@ -44,17 +44,9 @@ class StableDiffusionPrior(LatentDiffusionPrior):
         compile: bool = False,
     ) -> None:
         self.pipeline, self.unet = pipeline, pipeline.unet
-        super().__init__(
-            pipeline.vae,
-            pipeline.scheduler,
-            self.unet.config.in_channels,
-            latent_size,
-            eta,
-            device,
-            batch_size,
-            channels_last=channels_last,
-            tiling=tiling,
-        )
+        layout = {"channels_last": channels_last, "tiling": tiling}
+        channels = self.unet.config.in_channels
+        super().__init__(pipeline.vae, pipeline.scheduler, channels, latent_size, eta, device, batch_size, **layout)
         arrange(self.unet, channels_last)
         self._call = Compiled(self.unet) if compile else self.unet
         self.template, self.negative_prompt = template, negative_prompt
@@ -125,17 +117,10 @@ def load_stable_diffusion(
     dtype = pick_dtype(dtype, device)
     folder = locate(path, StableDiffusionPipeline, _ACCEPTED, _UNUSED)
     check_folder(folder, _ACCEPTED, _COMPONENTS)
-    options = {
-        "template": template,
-        "negative_prompt": negative_prompt,
-        "image_size": image_size,
-        "eta": eta,
-        "dtype": dtype,
-    }
-    identity = fingerprint(folder, _COMPONENTS, options | ({"tiling": True} if tiling else {}))
+    options = {"template": template, "negative_prompt": negative_prompt, "image_size": image_size, "eta": eta}
+    identity = fingerprint(folder, _COMPONENTS, {**options, "dtype": dtype, **({"tiling": True} if tiling else {})})
     unused = dict.fromkeys(_UNUSED)
     pipeline = load_pipeline(StableDiffusionPipeline, folder, dtype, device, requires_safety_checker=False, **unused)
-    del options["dtype"]
     speed = {"channels_last": channels_last, "tiling": tiling, "compile": compile}
     return wrap_stable_diffusion(pipeline, identity, device, batch_size, **options, **speed)
 

@@ -17,6 +17,7 @@ from ..compute.onednn import use_onednn
 from ..errors import PriorError
 from ..progress import track
 from ..seeding import derive_seed, generator
+from ..store.artifacts import write_atomic
 from .base import pick_device
 from .binding import SIDECAR
 from .loop import batch_indices, train_resumably, warmup_cosine
@@ -134,13 +135,8 @@ def _train_denoiser(
     options: dict,
 ) -> tuple[DiTTransformer2DModel, float]:
     settings = recipe.denoiser
-    model = build_denoiser(
-        settings,
-        recipe.autoencoder.latent_channels,
-        latent_size,
-        data.num_classes,
-        derive_seed("prior denoiser", seed),
-    ).to(device)
+    channels, first = recipe.autoencoder.latent_channels, derive_seed("prior denoiser", seed)
+    model = build_denoiser(settings, channels, latent_size, data.num_classes, first).to(device)
     use_onednn(model)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = _adamw(model, settings.learning_rate, settings.weight_decay)
@@ -244,7 +240,7 @@ def _checkpoint_folder(folder: Path, call: dict) -> Path:
         warnings.warn(f"{checkpoint} was left by a call with other arguments: training starts anew", stacklevel=3)
         shutil.rmtree(checkpoint)
     checkpoint.mkdir(parents=True, exist_ok=True)
-    _write(note, text)
+    write_atomic(note, text)
     return checkpoint
 
 
@@ -253,19 +249,13 @@ def _save(pipeline: DiTPipeline, classes: dict, report: dict, folder: Path) -> N
     partial = folder / "checkpoint" / "pipeline"
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.save_pretrained(partial)
-    _write(partial / SIDECAR, json.dumps(classes, indent=1, ensure_ascii=False))
+    write_atomic(partial / SIDECAR, json.dumps(classes, indent=1, ensure_ascii=False))
     for made in partial.iterdir():
         place = folder / made.name
         if place.is_dir():
             shutil.rmtree(place)
         os.replace(made, place)
-    _write(folder / REPORT, json.dumps(report, indent=1))
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_atomic(folder / REPORT, json.dumps(report, indent=1))
 
 
 def _adamw(model: torch.nn.Module, rate: float, decay: float) -> torch.optim.AdamW:

@@ -1,11 +1,10 @@
 """Optimal quantisation of a class: codebooks, their masses and exact W2. Tensors in, tensors out.
 
-``quantize`` makes one codebook, ``quantize_many`` those of a sweep from one Gram matrix, ``quantize_classes`` those of
-many classes (side by side on CUDA), ``StreamingQuantizer`` one of latents that are read once.
+``quantize`` makes one codebook, ``quantize_many`` those of a sweep from one Gram matrix,
+``StreamingQuantizer`` one of latents that are read once.
 """
 
 from .api import quantize, quantize_many
-from .batched import quantize_classes
 from .codebook import WEIGHTINGS, Codebook, effective_sample_size, shape_weights
 from .streaming import StreamingQuantizer, d4m_codebook
 from .w2 import w2_squared
@@ -17,7 +16,6 @@ __all__ = [
     "d4m_codebook",
     "effective_sample_size",
     "quantize",
-    "quantize_classes",
     "quantize_many",
     "shape_weights",
     "w2_squared",

@@ -1,4 +1,4 @@
-"""``quantize`` and ``quantize_many``: the quantiser's front door."""
+"""``quantize`` and ``quantize_many``, the quantiser's front door, and which way of quantising costs less."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from torch import Tensor
 from ..errors import QuantizationError
 from .checks import as_matrix, as_weights, check_clusters
 from .codebook import Codebook
-from .cost import gram_pays
-from .gram import Settings, default_restarts, gram_codebooks
+from .gram_codebooks import Settings, default_restarts, gram_codebooks
 from .lloyd import lloyd_codebook
-from .precision import full_precision
+from .matmul import full_precision
 from .streaming import streamed_codebook
 
 METHODS = ("auto", "gram", "lloyd", "minibatch", "d4m")
 MASSES = ("voronoi", "balanced")
+_ITERATIONS = 20  # passes over the samples that Lloyd, or Lloyd and exchange together, need on latents
+_GRAM_BYTES = 2 << 30  # a Gram matrix is float64: 16,384 samples
+_ALWAYS_GRAM = 2048
+_WORTH = 1.5
 
 
 def quantize(
@@ -44,7 +47,7 @@ def quantize(
         method: "gram" (greedy k-means++, Lloyd and Hartigan's exchange on the Gram matrix, see ``gram_kernels``),
             "lloyd" (blocked matrix products, linear in N), "minibatch" (one shuffled pass with the step 1/count),
             "d4m" (that pass as D4M's published code makes it, see ``d4m_codebook``) or "auto": gram or lloyd by the
-            cost model of ``cost.gram_pays``.
+            cost model of ``gram_pays``.
         masses: "voronoi": a centroid's mass is the share of the samples nearest to it. "balanced": all masses are 1/K
             and samples go to centroids by exact transport (only with "auto" or "gram").
         restarts: runs from different draws of which the best is kept (only "gram"); None: 2 for K up to 50, else 1.
@@ -61,17 +64,11 @@ def quantize(
         QuantizationError: K out of range, NaN or infinity (the class and the sample named), bad weights, options that
             do not go together.
     """
-    options = {
-        "weights": weights,
-        "method": method,
-        "masses": masses,
-        "restarts": restarts,
-        "exchange": exchange,
-        "max_iterations": max_iterations,
-        "batch_size": batch_size,
-        "name": name,
-    }
-    return quantize_many(latents, [clusters], [seed], **options)[clusters, seed]
+    made = quantize_many(
+        latents, [clusters], [seed], weights=weights, method=method, masses=masses, restarts=restarts,
+        exchange=exchange, max_iterations=max_iterations, batch_size=batch_size, name=name,
+    )  # fmt: skip
+    return made[clusters, seed]
 
 
 @full_precision()
@@ -105,31 +102,37 @@ def quantize_many(
     found: dict[tuple[int, int], Codebook] = {}
     in_gram_domain = []
     for key in itertools.product(dict.fromkeys(map(int, clusters)), dict.fromkeys(map(int, seeds))):
-        if method == "gram" or method == "auto" and (settings.balanced or _gram_pays(points, key[0], restarts)):
+        if method == "gram" or method == "auto" and (settings.balanced or gram_pays(*points.shape, key[0], restarts)):
             in_gram_domain.append(key)
         elif method in ("auto", "lloyd"):
             found[key] = lloyd_codebook(points, shares, *key, max_iterations, name)
         else:
             found[key] = streamed_codebook(points, *key, batch_size, method == "d4m", name)
     if in_gram_domain:
-        found |= _gram(points, shares, name, in_gram_domain, settings)
+        # many small dependent steps: on the CPU also where the latents lie on a GPU
+        on_cpu = points.cpu(), None if shares is None else shares.cpu()
+        made = gram_codebooks(*on_cpu, name, in_gram_domain, settings)
+        found |= {key: book.to(points.device) for key, book in made.items()}
     return found
 
 
-def _gram_pays(points: Tensor, clusters: int, restarts: int | None) -> bool:
-    return gram_pays(*points.shape, clusters, restarts or default_restarts(clusters))
+def gram_pays(samples: int, dimensions: int, clusters: int, restarts: int | None = None) -> bool:
+    """Whether a codebook is made in the Gram domain rather than by direct Lloyd.
 
-
-def _gram(
-    points: Tensor, shares: Tensor | None, name: str | None, keys: list[tuple[int, int]], settings: Settings
-) -> dict[tuple[int, int], Codebook]:
-    if points.is_cuda and not settings.balanced:
-        from .batched import batched_codebooks
-
-        return {key: batched_codebooks([points], [shares], [name], *key, settings)[0] for key in keys}
-    device = points.device
-    found = gram_codebooks(points.cpu(), None if shares is None else shares.cpu(), name, keys, settings)
-    return {key: book.to(device) for key, book in found.items()}
+    In multiply-adds:
+        Gram: N^2 d / 2 for the product (symmetric), then per restart N^2 for the sums and 20 passes of 3 N K.
+        Direct: 20 passes of N K (d + 3).
+    The Gram matrix, 8 N^2 bytes, must stay below 2 GiB. Where it costs up to one and a half times as much it is still
+    taken, for the distortion that exchange gains; always up to 2048 samples, where that is 0.5-6 %. The gain falls with
+    the samples per cell, so it buys no more. The other codebooks of a sweep, which would share the product, are left
+    out of the account: a codebook must not depend on what else was asked for.
+    """
+    if 8 * samples**2 > _GRAM_BYTES:
+        return False
+    restarts = restarts or default_restarts(clusters)
+    passes = _ITERATIONS * samples * clusters
+    gram = samples**2 * dimensions / 2 + restarts * (samples**2 + 3 * passes)
+    return samples <= _ALWAYS_GRAM or gram <= _WORTH * passes * (dimensions + 3)
 
 
 def _check_options(

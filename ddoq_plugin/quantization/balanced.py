@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .codebook import Codebook
 from .gram import Gram
-from .transport import integer_masses
+from .w2 import integer_masses
 
 
 def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int) -> Codebook:

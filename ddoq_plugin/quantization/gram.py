@@ -1,8 +1,8 @@
-"""Quantisation from the Gram matrix of a class: one symmetric product, then any number of K, seeds and restarts.
+"""The Gram matrix of a class: the one product that all its codebooks are made from.
 
 Precision. Three kinds of product, each centred; everything after the product is float64:
 
-    rounded: exact, of samples rounded to 14 bits (see ``rounded``), where the processor has fast byte products;
+    rounded: exact, of samples rounded to 14 bits (see ``int8_gram``), where the processor has fast byte products;
     single: float32;
     double: float64, always taken where d is at most 64, where that costs nothing.
 
@@ -15,34 +15,19 @@ to 1e-7. Centroids and distortion come from the samples as they are, also where 
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..seeding import numpy_rng
 from .checks import check_finite, too_large
-from .codebook import Codebook, codebook_of
+from .int8_gram import rounded_gram, rounding_pays
+from .matmul import centred_blocks
 
 DOUBLE_DIMENSIONS = 64
 RESOLVED = 1e4  # slacks that a mean squared distance must be worth
-# a block of columns: 8 MB of float32, but never so narrow that the product is more traffic than work
-_BLOCK_ELEMENTS = 2 << 20
-_BLOCK_WIDTH = 512
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How codebooks are made: ``restarts`` None is ``default_restarts``; ``limit`` bounds each iteration."""
-
-    restarts: int | None = None
-    exchange: bool = True
-    limit: int = 300
-    balanced: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,25 +87,12 @@ class Gram:
         return means + self.centre
 
 
-def centred_blocks(points: Tensor, centre: Tensor, width: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """Yield ``points - centre`` by blocks of columns in the precision of ``centre``, each in the same small buffer."""
-    count, dimensions = points.shape
-    width = min(dimensions, width or max(_BLOCK_WIDTH, _BLOCK_ELEMENTS // count))
-    buffer = torch.empty(count * width, dtype=centre.dtype)
-    for start in range(0, dimensions, width):
-        columns = slice(start, min(start + width, dimensions))
-        block = buffer[: count * (columns.stop - start)].view(count, -1)
-        yield columns, torch.sub(points[:, columns].to(centre.dtype), centre[columns], out=block)
-
-
 def gram_matrix(points: Tensor, weights: Tensor | None, name: str | None, precision: str = "rounded") -> Gram:
     """Centre ``points`` [N, d] (CPU) and multiply them, at least as precisely as ``precision`` says.
 
     Raises:
         QuantizationError: a sample holds NaN or infinity (named), or the squares exceed float64.
     """
-    from .int8_gram import rounded_gram, rounding_pays
-
     precise = precision == "double" or points.shape[1] <= DOUBLE_DIMENSIONS
     centre = points.mean(dim=0, dtype=torch.float64 if precise else torch.float32)
     rounded = None
@@ -163,101 +135,3 @@ def _float_products(points: Tensor, centre: Tensor) -> np.ndarray:
     matrix = np.empty((count, count))
     mirror(triangle, matrix)
     return matrix
-
-
-def gram_codebooks(
-    points: Tensor,
-    weights: Tensor | None,
-    name: str | None,
-    keys: Iterable[tuple[int, int]],
-    settings: Settings | None = None,
-) -> dict[tuple[int, int], Codebook]:
-    """Return the codebook of each (K, seed) of ``keys`` from one Gram matrix of ``points`` [N, d] (CPU).
-
-    ``weights`` float64 [N] have mean 1, or are None where all are equal.
-
-    Raises:
-        QuantizationError: a sample holds NaN or infinity (named), or the squares exceed float64.
-    """
-    settings = settings or Settings()
-    grams = [gram_matrix(points, weights, name)]  # from coarse to fine, as far as needed
-    found = {}
-    for clusters, seed in keys:
-        for level in itertools.count():
-            if level == len(grams):
-                grams.append(gram_matrix(points, weights, name, grams[-1].finer))
-            labels = voronoi(grams[level], clusters, seed, settings)
-            distances = squared_distances(grams[level], labels, clusters)
-            if grams[level].resolves(distances):
-                break
-        if settings.balanced:
-            from .balanced import balanced_codebook
-
-            found[clusters, seed] = balanced_codebook(grams[level], labels, clusters, settings.limit)
-        else:
-            found[clusters, seed] = voronoi_codebook(grams[level], labels, distances, clusters)
-    return found
-
-
-def default_restarts(clusters: int) -> int:
-    """Restarts where none are given.
-
-    Measured on latents of real images: after the exchange step a second restart lowers the distortion by 0.1-0.2 % at
-    K up to 50 and by less than 0.1 % beyond; more than two gain less than 0.1 % at any K.
-    """
-    return 2 if 1 < clusters <= 50 else 1
-
-
-def voronoi(gram: Gram, clusters: int, seed: int, settings: Settings) -> np.ndarray:
-    """Return the labels int64 [N] of the best restart of greedy k-means++, Lloyd and exchange."""
-    from . import gram_kernels as kernels
-
-    count = len(gram.diagonal)
-    sums = np.empty((clusters, count))
-    squares, masses, members = np.empty(clusters), np.empty(clusters), np.empty(clusters, dtype=np.int64)
-    lowest, best = math.inf, np.empty(0, dtype=np.int64)
-    for uniforms in uniform_draws(clusters, seed, settings.restarts or default_restarts(clusters)):
-        labels = np.zeros(count, dtype=np.int64)
-        kernels.seed_greedy(gram.matrix, gram.diagonal, gram.weights, uniforms, labels)
-        state = (gram.matrix, gram.diagonal, gram.weights, labels, sums, squares, masses, members)
-        kernels.lloyd(*state, gram.slack, settings.limit)
-        if settings.exchange and clusters > 1:
-            kernels.exchange(*state, gram.slack, settings.limit)
-        cost = kernels.cost(gram.diagonal, gram.weights, squares, masses)
-        if cost < lowest - count * gram.slack:  # restarts that meet in one optimum: the first, whatever the rounding
-            lowest, best = cost, labels
-    return best
-
-
-def seeded_labels(gram: Gram, clusters: int, seed: int) -> np.ndarray:
-    """Return the labels int64 [N] of the nearest centre after greedy k-means++ alone."""
-    from .gram_kernels import seed_greedy
-
-    labels = np.zeros(len(gram.diagonal), dtype=np.int64)
-    seed_greedy(gram.matrix, gram.diagonal, gram.weights, uniform_draws(clusters, seed, 1)[0], labels)
-    return labels
-
-
-def uniform_draws(clusters: int, seed: int, restarts: int) -> np.ndarray:
-    """The draws of greedy k-means++, float64 [R, K, L] in [0, 1); those of fewer restarts are the first of more."""
-    candidates = 2 + int(math.log(clusters))  # per centre, as scikit-learn's greedy k-means++
-    return numpy_rng("quantize", seed, clusters).random((restarts, clusters, candidates))
-
-
-def squared_distances(gram: Gram, labels: np.ndarray, clusters: int) -> np.ndarray:
-    """Squared distance float64 [N] of each point to its centroid; points of weight zero join the nearest."""
-    from .gram_kernels import settle
-
-    return settle(gram.matrix, gram.diagonal, gram.weights, labels, clusters)
-
-
-def voronoi_codebook(gram: Gram, labels: np.ndarray, distances: np.ndarray, clusters: int) -> Codebook:
-    """Make the codebook of a partition: means of the cells, their masses and mean squared distance."""
-    cells = torch.from_numpy(labels)
-    weights = torch.from_numpy(gram.weights)
-    even = bool((weights == weights[0]).all())
-    centroids = gram.means(slice(None), cells, None if even else weights, clusters)
-    book = codebook_of(centroids, cells, torch.from_numpy(distances), weights)
-    if gram.norms is None:
-        return book
-    return replace(book, distortion=gram.distortion(centroids, centroids, book.masses))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .gram import centred_blocks
+from .matmul import centred_blocks
 
 _LARGEST = 8127  # 63 * 128 + 63, so that the sum of two digits is a byte too
 _COLUMNS = 2048  # of a block: rounded with one step, held in the cache

@@ -1,4 +1,4 @@
-"""Inner loops of ``rounded``: samples into digits of 7 bits, and the digits' products into inner products."""
+"""Inner loops of ``int8_gram``: samples into digits of 7 bits, and the digits' products into inner products."""
 
 from __future__ import annotations
 

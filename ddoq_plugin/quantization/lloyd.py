@@ -19,7 +19,8 @@ from torch import Tensor
 from ..seeding import generator
 from .checks import check_finite, too_large
 from .codebook import Codebook, codebook_of
-from .gram import RESOLVED, gram_codebooks
+from .gram import RESOLVED
+from .gram_codebooks import gram_codebooks
 from .matmul import BLOCK_ELEMENTS, affine
 
 _SUBSAMPLE = 2048  # samples of the starting codebook, or

@@ -17,9 +17,10 @@ from ..errors import QuantizationError
 from ..seeding import generator
 from .checks import as_matrix, called, check_clusters, check_finite, too_large
 from .codebook import Codebook, codebook_of
-from .gram import gram_codebooks, gram_matrix, seeded_labels
+from .gram import gram_matrix
+from .gram_codebooks import gram_codebooks, seeded_labels
 from .lloyd import assign, cell_sums, nearest_code, working_dtype
-from .precision import full_precision
+from .matmul import full_precision
 
 _BATCH = 256  # samples of a batch, or
 _BATCH_PER_CLUSTER = 8  # times K where that is more

@@ -1,4 +1,4 @@
-"""Exact Wasserstein-2 distance between a class and a weighted codebook."""
+"""Exact Wasserstein-2 distance between a class and a weighted codebook, and the transport behind it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..errors import QuantizationError
 from .checks import as_matrix, as_weights, check_finite, too_large
-from .matmul import BLOCK_ELEMENTS, affine
-from .precision import full_precision
-from .transport import transport_cost
+from .matmul import BLOCK_ELEMENTS, affine, full_precision
 
+_UNITS = 1 << 40  # of mass where masses differ: each is right to 2^-40 of the whole
 _BLOCK = 4096  # samples whose distances are held at once in the closed form
 
 
@@ -78,3 +77,34 @@ def squared_distances(points: Tensor, codes: Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(rows, dim=1).square()
         torch.add(affine(rows, slopes, squares), norms[:, None], out=found[start : start + height])
     return found.clamp_(min=0)
+
+
+def integer_masses(weights: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the samples' supply [N] and the centroids' demand [K] as int64 of equal sums.
+
+    Both sides equal: represented exactly (supply K, demand N, over their common divisor). A positive weight never
+    becomes zero, and a zero stays zero.
+    """
+    count, clusters = len(weights), len(heights)
+    if weights.min() == weights.max() and heights.min() == heights.max():
+        common = math.gcd(count, clusters)
+        return np.full(count, clusters // common), np.full(clusters, count // common)
+    supply = np.where(weights > 0, np.maximum(np.rint(weights / weights.sum() * _UNITS), 1), 0).astype(np.int64)
+    total = int(supply.sum())
+    demand = np.floor(heights / heights.sum() * total).astype(np.int64)
+    left = total - int(demand.sum())
+    demand[np.argsort(-heights, kind="stable")[: abs(left)]] += 1 if left > 0 else -1
+    return supply, demand
+
+
+def transport_cost(costs: np.ndarray, weights: np.ndarray, heights: np.ndarray) -> float:
+    """Return the least cost per unit of mass of carrying ``weights`` [N] to ``heights`` [K] at ``costs`` [N, K].
+
+    The masses are any scale, none negative. Exact up to the integer representation of the masses (2^-40 of the whole).
+    """
+    from .transport_kernels import transport
+
+    supply, demand = integer_masses(weights, heights)
+    shares = np.empty(costs.shape, dtype=np.int64)
+    transport(np.ascontiguousarray(costs), supply, demand, np.zeros(len(heights)), shares)
+    return float(supply @ ((shares * costs).sum(axis=1) / np.maximum(supply, 1))) / float(supply.sum())

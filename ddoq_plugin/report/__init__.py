@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy_imports import lazy_names
 
 if TYPE_CHECKING:
     from .conclusions import findings
@@ -19,30 +20,10 @@ if TYPE_CHECKING:
     from .table_files import run_tables, write_tables
     from .tables import cross_model_table
 
-_LAZY = {
-    "costs": ("cost_table", "training_cost_table"),
-    "figures": ("accuracy_figure", "contact_sheet", "w2_figure"),
-    "conclusions": ("findings",),
-    "formatting": ("flat_table", "format_table"),
-    "rows": ("Run", "load_rows", "load_run", "make_frame"),
-    "page": ("write_results",),
-    "run_folder": ("open_run", "write_run_report"),
-    "table_files": ("run_tables", "write_tables"),
-    "score_tables": ("score_table", "scores_of_runs"),
-    "diagnostics": ("convergence_table", "distribution_table"),
-    "statistics": ("detectable_difference", "holm", "paired_t_test"),
-    "tables": ("cross_model_table",),
-}
-_HOME = {name: module for module, names in _LAZY.items() for name in names}
 __all__ = [
     "Run", "accuracy_figure", "contact_sheet", "convergence_table", "cost_table", "cross_model_table",
     "detectable_difference", "distribution_table", "findings", "flat_table", "format_table", "holm", "load_rows",
     "load_run", "make_frame", "open_run", "paired_t_test", "run_tables", "score_table", "scores_of_runs",
     "training_cost_table", "w2_figure", "write_results", "write_run_report", "write_tables",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__)

@@ -78,28 +78,24 @@ def _best_per_ipc(frame: pd.DataFrame, values: Values) -> list[str]:
 
 def _weights_alone(frame: pd.DataFrame, values: Values) -> list[Pooled]:
     """Compare weightings of the very same images, one sentence for each pair of labels."""
-    by_label: dict[tuple[str, str], list[tuple[RowKey, RowKey]]] = {}
-    for line, uniform in weighting_pairs(frame):
-        by_label.setdefault((line.label, uniform.label), []).append((line, uniform))
-    return [
-        _pool(subject, other, "same images, only the weights differ", pairs, values)
-        for (subject, other), pairs in sorted(by_label.items())
-    ]
+    return _by_label(weighting_pairs(frame), "same images, only the weights differ", values)
 
 
 def _against(frame: pd.DataFrame, values: Values, method: str) -> list[Pooled]:
     """Compare every label with the reference ``method``, IPC by IPC and K by K."""
-    by_label: dict[tuple[str, str], list[tuple[RowKey, RowKey]]] = {}
-    references = references_of(frame)
+    pairs, references = [], references_of(frame)
     for row in distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters"]).to_dict("records"):
-        line = row_key(row)
-        reference = reference_line(frame, method, line)
+        reference = reference_line(frame, method, row_key(row))
         if reference is not None and comparable(row["method"], method, references):
-            by_label.setdefault((line.label, reference.label), []).append((line, reference))
-    return [
-        _pool(subject, other, "same seeds and students", pairs, values)
-        for (subject, other), pairs in sorted(by_label.items())
-    ]
+            pairs.append((row_key(row), reference))
+    return _by_label(pairs, "same seeds and students", values)
+
+
+def _by_label(pairs: Iterable[tuple[RowKey, RowKey]], relation: str, values: Values) -> list[Pooled]:
+    grouped: dict[tuple[str, str], list[tuple[RowKey, RowKey]]] = {}
+    for line, other in pairs:
+        grouped.setdefault((line.label, other.label), []).append((line, other))
+    return [_pool(*labels, relation, found, values) for labels, found in sorted(grouped.items())]
 
 
 def _pool(subject: str, other: str, relation: str, pairs: Iterable[tuple[RowKey, RowKey]], values: Values) -> Pooled:
@@ -110,9 +106,8 @@ def _pool(subject: str, other: str, relation: str, pairs: Iterable[tuple[RowKey,
             for seed in ours.keys() & theirs.keys():
                 differences.setdefault(seed, []).append(ours[seed] - theirs[seed])
     means = [statistics.fmean(differences[seed]) for seed in sorted(differences)]
-    return Pooled(
-        subject, other, relation, sum(map(len, differences.values())), paired_t_test(means, [0.0] * len(means))
-    )
+    count = sum(map(len, differences.values()))
+    return Pooled(subject, other, relation, count, paired_t_test(means, [0.0] * len(means)))
 
 
 def _sentence(one: Pooled, p_holm: float, count: int) -> str:

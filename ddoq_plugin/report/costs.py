@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..record import cost_kinds
 from .diagnostics import by_line, keys_of, mean_of, table_of
-from .rows import FULL_DATA_TWICE, students_of, trained_rows
+from .rows import FULL_DATA_TWICE, trained_rows
 
 NOT_MAKING = ("distill", "own", "label", "train")  # every other kind of cost is of an artifact that a set is made of
 RATES = {"latents": "encoded images/s", "images": "generated images/s", "label": "labelled images/s",
@@ -53,23 +53,18 @@ def training_cost_table(frame: pd.DataFrame) -> pd.DataFrame:
     Columns: seconds, training images per second, the largest peak memory in MB, the device, the number of trainings.
     """
     frame = _finished(frame)
-    rows = []
-    for student in students_of(frame):
-        own = frame[frame["student"] == student]
-        for ipc in [*sorted(own["ipc"].dropna().unique()), None]:
-            part = own[own["ipc"].isna()] if ipc is None else own[own["ipc"] == ipc]
-            if len(part):
-                rows.append(
-                    {
-                        "student": student,
-                        "IPC": ipc,
-                        "training, s": mean_of(part, "seconds_train"),
-                        "images/s": mean_of(part, "images_per_second_train"),
-                        "peak memory, MB": _peak(part, ["train"]),
-                        "device": _devices(part, ["train"]),
-                        "trainings": len(part),
-                    }
-                )
+    rows = [
+        {
+            "student": student,
+            "IPC": ipc,
+            "training, s": mean_of(part, "seconds_train"),
+            "images/s": mean_of(part, "images_per_second_train"),
+            "peak memory, MB": _peak(part, ["train"]),
+            "device": _devices(part, ["train"]),
+            "trainings": len(part),
+        }
+        for (student, ipc), part in frame.groupby(["student", "ipc"], dropna=False)
+    ]
     columns = ["student", "IPC", "training, s", "images/s", "peak memory, MB", "device", "trainings"]
     table = table_of(rows, columns)
     table = table.drop(columns=[name for name in columns[2:6] if table[name].isna().all()])

@@ -6,14 +6,15 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
 
 import pandas as pd
 
 from ..errors import ConfigError, nearest
+from ..text_tables import markdown_table, plain_table
 from .tables import MEAN, STATISTICS
 
 STYLES = ("markdown", "latex", "csv", "plain")
+_REMARK = {"latex": "%", "csv": "#"}  # what begins a line that holds a heading or a footnote
 
 
 def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
@@ -32,12 +33,21 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
         raise ConfigError(f"there is no table style {style!r}{nearest(style, STYLES)} (styles: {', '.join(STYLES)})")
     if style == "csv":
         table = flat_table(table)
-    if isinstance(table.columns, pd.MultiIndex):
-        heading, rows, names = _cross_model(table, style)
+    cells = _cross_model if isinstance(table.columns, pd.MultiIndex) else _simple
+    heading, rows, names = cells(table, style)
+    notes = table.attrs.get("footnotes", [])
+    if style in _REMARK:
+        remarks = [f"{_REMARK[style]} {sentence}" for sentence in [heading, *notes] if sentence]
+        return "\n".join([*remarks, (_latex if style == "latex" else _csv)(names, rows)]) + "\n"
+    lines = [heading, ""] if heading else []
+    if style == "markdown":
+        lines.append(markdown_table(names, rows, "|" + "---|" * len(names)))
+        notes = [f"- {note}" for note in notes]
     else:
-        heading, rows, names = _simple(table, style)
-    notes = list(table.attrs.get("footnotes", []))
-    return _WRITERS[style](heading, names, rows, notes)
+        widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+        lines.append(plain_table([names, ["-" * width for width in widths], *rows]))
+        notes = [note.replace("Bold:", "*:") for note in notes]  # bold is a star here
+    return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
 def flat_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,25 +61,17 @@ def _cross_model(table: pd.DataFrame, style: str) -> tuple[str, list[list[str]],
     students = [student for student in table.columns.get_level_values(0).unique() if student != "note"]
     heading = table.attrs.get("heading", "")
     records = list(zip(table.index, table.to_dict("records"), strict=True))
-    usual, digits = _usual_seeds(table, students), table.attrs.get("digits", 1)
+    counts = Counter(int(n) for student in students for n in table[student, "n"] if n)
+    usual, digits = counts.most_common(1)[0][0] if counts else 0, table.attrs.get("digits", 1)
     noted = any(record["note", ""] for _, record in records)
     rows = [
-        [*(_escape(part, style) for part in _line(key)),
+        [*("" if pd.isna(part) else _escape(str(part), style) for part in key),
          *(_cell(record, student, usual, digits, style) for student in students),
          *([_escape(record["note", ""], style)] if noted else [])]
         for key, record in records
     ]  # fmt: skip
     heading += f" n = {usual} unless given in brackets." if usual else ""
     return heading, rows, ["method", "IPC", "K", *students, *(["note"] if noted else [])]
-
-
-def _line(key: tuple) -> list[str]:
-    return ["" if pd.isna(part) else str(part) for part in key]
-
-
-def _usual_seeds(table: pd.DataFrame, students: Sequence[str]) -> int:
-    counts = Counter(int(n) for student in students for n in table[student, "n"] if n)
-    return counts.most_common(1)[0][0] if counts else 0
 
 
 def _cell(record: dict, student: str, usual: int, digits: int, style: str) -> str:
@@ -91,28 +93,22 @@ def _cell(record: dict, student: str, usual: int, digits: int, style: str) -> st
 
 
 def _simple(table: pd.DataFrame, style: str) -> tuple[str, list[list[str]], list[str]]:
-    named = [name for name in table.index.names if name is not None]
-    flat = table.reset_index() if named else table
-    convert = _plain_value if style == "csv" else _short_value
-    rows = [[_escape(convert(value), style) for value in row] for row in flat.itertuples(index=False, name=None)]
+    flat = table.reset_index() if any(name is not None for name in table.index.names) else table
+    rows = [[_escape(_value(value, style), style) for value in row] for row in flat.itertuples(index=False, name=None)]
     return table.attrs.get("heading", ""), rows, [str(name) for name in flat.columns]
 
 
-def _plain_value(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    return "" if pd.isna(value) else repr(float(value)) if isinstance(value, float) else str(value)
-
-
-def _short_value(value: object) -> str:
+def _value(value: object, style: str) -> str:
     if isinstance(value, str):
         return value
     if pd.isna(value):
-        return "–"
-    if isinstance(value, float):
-        size = abs(value)
-        return f"{value:.3g}" if size < 1 else f"{value:.{2 if size < 10 else 1 if size < 1000 else 0}f}"
-    return str(value)
+        return "" if style == "csv" else "–"
+    if not isinstance(value, float):
+        return str(value)
+    if style == "csv":
+        return repr(float(value))
+    size = abs(value)
+    return f"{value:.3g}" if size < 1 else f"{value:.{2 if size < 10 else 1 if size < 1000 else 0}f}"
 
 
 def _escape(text: str, style: str) -> str:
@@ -122,55 +118,16 @@ def _escape(text: str, style: str) -> str:
     return text.replace("|", r"\|") if style == "markdown" else text
 
 
-def _markdown(heading: str, names: list[str], rows: list[list[str]], notes: list[str]) -> str:
-    lines = [heading, ""] if heading else []
-    lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    lines += ["", *(f"- {note}" for note in notes)] if notes else []
-    return "\n".join(lines) + "\n"
-
-
-def _latex(heading: str, names: list[str], rows: list[list[str]], notes: list[str]) -> str:
-    def line(cells: list[str]) -> str:
-        return " & ".join(cells) + r" \\"
-
+def _latex(names: list[str], rows: list[list[str]]) -> str:
     signs = {"†": r"$\dagger$", "‡": r"$\ddagger$", "±": r"$\pm$", "–": "--", "<": "$<$", "²": "$^2$"}
-
-    def text(sentence: str) -> str:
-        for sign, written in signs.items():
-            sentence = sentence.replace(sign, written)
-        return sentence
-
-    body = [line([text(cell) for cell in row]) for row in rows]
-    remarks = [f"% {sentence}" for sentence in [heading, *notes] if sentence]
-    columns = "l" + "r" * (len(names) - 1)
-    head = line([_escape(text(name), "latex") for name in names])
-    return "\n".join(
-        [*remarks, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body, r"\bottomrule",
-         r"\end{tabular}"]
-    ) + "\n"  # fmt: skip
+    lines = [" & ".join(row) + r" \\" for row in [[_escape(name, "latex") for name in names], *rows]]
+    for sign, written in signs.items():
+        lines = [line.replace(sign, written) for line in lines]
+    head = [rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*head, *lines[1:], r"\bottomrule", r"\end{tabular}"])
 
 
-def _csv(heading: str, names: list[str], rows: list[list[str]], notes: list[str]) -> str:
+def _csv(names: list[str], rows: list[list[str]]) -> str:
     out = io.StringIO()
-    for sentence in [heading, *notes]:
-        if sentence:
-            out.write(f"# {sentence}\n")
     csv.writer(out, lineterminator="\n").writerows([names, *rows])
-    return out.getvalue()
-
-
-def _plain(heading: str, names: list[str], rows: list[list[str]], notes: list[str]) -> str:
-    widths = [max(len(row[place]) for row in [names, *rows]) for place in range(len(names))]
-
-    def line(cells: list[str]) -> str:
-        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-    lines = [heading, ""] if heading else []
-    lines += [line(names), line(["-" * width for width in widths]), *map(line, rows)]
-    lines += ["", *notes] if notes else []
-    # bold is a star here
-    return "\n".join(lines).replace("Bold:", "*:") + "\n"
-
-
-_WRITERS = {"markdown": _markdown, "latex": _latex, "csv": _csv, "plain": _plain}
+    return out.getvalue().removesuffix("\n")

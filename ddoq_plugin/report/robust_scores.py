@@ -18,6 +18,8 @@ from .comparisons import has_flag, references_of
 from .rows import FULL_DATA, distilled_rows, make_frame, row_key
 
 BALANCE = 0.5  # the weight w of arXiv 2505.13300, and the default of both evaluators of ddranking 0.2.0
+LRS_PARTS = ("full_hard", "set_hard", "set_soft", "random_soft")
+ARS_PARTS = ("set_augmented", "random_augmented", "set_plain", "random_plain")
 CELL = ["ipc", "student", "seed"]  # what a set and its random reference share
 
 
@@ -49,13 +51,8 @@ def augmentation_robust_score(
     as fractions in [0, 1]; ``balance`` is g in beta = g (set_augmented - random_augmented) + (1 - g) (set_plain -
     random_plain). Raises EvaluationError outside [0, 1].
     """
-    _check(
-        balance=balance,
-        set_augmented=set_augmented,
-        random_augmented=random_augmented,
-        set_plain=set_plain,
-        random_plain=random_plain,
-    )
+    given = {"set_augmented": set_augmented, "random_augmented": random_augmented}
+    _check(balance=balance, **given, set_plain=set_plain, random_plain=random_plain)
     return _normalised(balance * (set_augmented - random_augmented) + (1 - balance) * (set_plain - random_plain))
 
 
@@ -66,14 +63,12 @@ def score_columns(accuracies: Mapping[str, float], balance: float = BALANCE) -> 
     """
     given = {name: value / 100 for name, value in accuracies.items()}
     columns: dict[str, float] = {}
-    if {"full_hard", "set_hard", "set_soft", "random_soft"} <= set(given):
-        parts = {name: given[name] for name in ("full_hard", "set_hard", "set_soft", "random_soft")}
+    if set(LRS_PARTS) <= set(given):
         columns["hard_label_recovery"] = accuracies["full_hard"] - accuracies["set_hard"]
         columns["improvement_over_random"] = accuracies["set_soft"] - accuracies["random_soft"]
-        columns["lrs"] = label_robust_score(**parts, balance=balance)
-    if {"set_augmented", "random_augmented", "set_plain", "random_plain"} <= set(given):
-        names = ("set_augmented", "random_augmented", "set_plain", "random_plain")
-        columns["ars"] = augmentation_robust_score(**{name: given[name] for name in names}, balance=balance)
+        columns["lrs"] = label_robust_score(**{name: given[name] for name in LRS_PARTS}, balance=balance)
+    if set(ARS_PARTS) <= set(given):
+        columns["ars"] = augmentation_robust_score(**{name: given[name] for name in ARS_PARTS}, balance=balance)
     return columns
 
 
@@ -135,15 +130,12 @@ def scores_from_rows(
     if plain is not None:
         found = found.assign(set_augmented=found["set_soft"], random_augmented=found["random_soft"])
     scores = [
-        score_columns({name: row[name] for name in row if name in _ACCURACIES and not pd.isna(row[name])}, balance)
+        score_columns(
+            {name: row[name] for name in row if name in (*LRS_PARTS, *ARS_PARTS) and not pd.isna(row[name])}, balance
+        )
         for row in found.to_dict("records")
     ]
     return pd.concat([found, pd.DataFrame(scores, index=found.index)], axis=1)
-
-
-_ACCURACIES = {
-    "full_hard", "set_hard", "set_soft", "random_soft", "set_augmented", "random_augmented", "set_plain", "random_plain"
-}  # fmt: skip
 
 
 def _sets(frame: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from ..errors import EvaluationError, nearest
 from .comparisons import (
     ALPHA,
     Comparison,
@@ -56,7 +57,9 @@ def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame
         EvaluationError: the rows mix datasets, priors, teachers or protocols, or there is no such metric.
     """
     if metric not in METRICS:
-        raise _no_metric(metric)
+        raise EvaluationError(
+            f"there is no metric {metric!r}{nearest(metric, METRICS)} (metrics: {', '.join(METRICS)})"
+        )
     frame = trained_rows(frame)
     frame = frame[frame["method"] != FULL_DATA_TWICE]
     heading = describe_setting(frame, metric)
@@ -215,9 +218,3 @@ def _index(lines: Sequence[RowKey]) -> pd.MultiIndex:
     labels = ["full data" if line.label == FULL_DATA else line.label for line in lines]
     numbers = [pd.array([getattr(line, name) for line in lines], dtype="Int64") for name in ("ipc", "clusters")]
     return pd.MultiIndex.from_arrays([labels, *numbers], names=["method", "ipc", "clusters"])
-
-
-def _no_metric(metric: str) -> Exception:
-    from ..errors import EvaluationError, nearest
-
-    return EvaluationError(f"there is no metric {metric!r}{nearest(metric, METRICS)} (metrics: {', '.join(METRICS)})")

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StoreError
-from .cost import Cost
+from .metering import Cost
 from .tensor_files import raw_chunks
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ class Store:
         self.root = Path(root)
         self._verified: set[Path] = set()  # each artifact is checked once a process, not at each look
 
-    def path(self, kind: str, key: dict[str, Any]) -> Path:
+    def path(self, kind: str, key: Mapping[str, Any]) -> Path:
         """Return where the artifact of ``key`` is or will be."""
         return self.root / kind / hash_key(key)[:20]
 
-    def find(self, kind: str, key: dict[str, Any]) -> Path | None:
+    def find(self, kind: str, key: Mapping[str, Any]) -> Path | None:
         """Return the artifact's folder if it is there and undamaged, else None."""
         path = self.path(kind, key)
         if path in self._verified and path.is_dir():
@@ -57,7 +58,7 @@ class Store:
         return path
 
     def get(
-        self, kind: str, key: dict[str, Any], make: Callable[[Path], Cost | float | None], *, resumable: bool = False
+        self, kind: str, key: Mapping[str, Any], make: Callable[[Path], Cost | float | None], *, resumable: bool = False
     ) -> Path:
         """Return the artifact's folder, calling ``make(folder)`` to fill it if it is not there.
 
@@ -105,11 +106,11 @@ def cost_of(path: Path) -> Cost:
     return Cost(**content["cost"]) if "cost" in content else Cost(seconds=float(content["seconds"]))
 
 
-def publish(work: Path, path: Path, key: dict[str, Any], cost: Cost) -> None:
+def publish(work: Path, path: Path, key: Mapping[str, Any], cost: Cost) -> None:
     """Write the manifest of a finished working folder and move the folder into its place in one step."""
     files = {file.relative_to(work).as_posix(): hash_file(file) for file in sorted(work.rglob("*")) if file.is_file()}
-    content = {"key": key, "seconds": cost.seconds, "cost": asdict(cost), "files": files}
-    write_atomic(work / MANIFEST, json.dumps(content, indent=1, sort_keys=True, default=str))
+    content = {"key": _plain(key, "key"), "seconds": cost.seconds, "cost": asdict(cost), "files": files}
+    write_atomic(work / MANIFEST, json.dumps(content, indent=1, sort_keys=True))
     if path.exists():  # a damaged one
         shutil.rmtree(path)
     os.replace(work, path)
@@ -152,8 +153,28 @@ def write_atomic(path: str | Path, text: str) -> None:
 
 
 def hash_key(key: Any) -> str:
-    """Return the sha256 of a JSON-able object, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    """Return the sha256 of plain data, independent of the order of its keys.
+
+    Plain data are None, booleans, finite numbers, strings, lists, tuples, and mappings with string keys. Raises
+    StoreError naming the place of anything else: its text could be the same for two different things.
+    """
+    return hashlib.sha256(json.dumps(_plain(key, "key"), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any, place: str) -> Any:
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(one, f"{place}[{number}]") for number, one in enumerate(value)]
+    if isinstance(value, Mapping):
+        wrong = next((name for name in value if not isinstance(name, str)), None)
+        if wrong is None:
+            return {name: _plain(one, f"{place}.{name}") for name, one in value.items()}
+        place, value = f"a name in {place}", wrong
+    raise StoreError(
+        f"{place} is {value!r:.80}, a {type(value).__name__}: the key of an artifact takes plain data (finite numbers, "
+        "texts, lists and mappings with text as names); convert it"
+    )
 
 
 def hash_file(path: Path) -> str:

@@ -1,10 +1,10 @@
-"""Seconds and peak memory of a piece of work, for the cost columns of rows and artifacts.
+"""What a piece of work cost, seconds and peak memory: for the cost columns of rows and artifacts.
 
 How it is used (blocks may be nested; each has its own figures)::
 
     with measure(device) as meter:
         work()
-    Cost(seconds=meter.seconds, images=n, device=meter.device, peak_memory_mb=meter.peak_memory_mb)
+    Cost.of(meter, images=n)
 
 What the peak is. On CUDA: the most that torch's allocator held at once on that device during the block
 (``max_memory_allocated`` after a reset). On the CPU under Linux: the process's anonymous resident memory (interpreter,
@@ -21,14 +21,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-
 
 INTERVAL = 0.02  # seconds between samples
 MIB = 2**20
@@ -52,6 +51,40 @@ class Meter:
     def note(self, mib: float) -> None:
         """Raise the peak to ``mib`` if it is higher."""
         self.peak_memory_mb = max(self.peak_memory_mb, mib)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of making something, whoever made it.
+
+    seconds: wall clock. images: how many were worked on, None where that means nothing. device: ``"cpu"``, a GPU's
+    name, or several joined with ``+``; None where nothing was made. peak_memory_mb: MiB, as
+    this module defines it; None where it was not measured.
+    """
+
+    seconds: float = 0.0
+    images: int | None = None
+    device: str | None = "cpu"
+    peak_memory_mb: float | None = None
+
+    @classmethod
+    def of(cls, meter: Meter, images: int | None = None) -> Cost:
+        """Return what a finished meter shows."""
+        return cls(meter.seconds, images, meter.device, meter.peak_memory_mb)
+
+    @classmethod
+    def total(cls, costs: Iterable[Cost]) -> Cost:
+        """Return the sum of seconds and of images, the largest peak, and the devices, joined where they differ."""
+        parts = list(costs)
+        images = [part.images for part in parts if part.images is not None]
+        peaks = [part.peak_memory_mb for part in parts if part.peak_memory_mb is not None]
+        devices = sorted({part.device for part in parts if part.device is not None})
+        return cls(
+            seconds=sum(part.seconds for part in parts),
+            images=sum(images) if images else None,
+            device="+".join(devices) or None,
+            peak_memory_mb=max(peaks, default=None),
+        )
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+from typing import TYPE_CHECKING
 
-__all__ = ["sweep", "SweepResult"]
+from ..lazy_imports import lazy_names
 
+if TYPE_CHECKING:
+    from .run import SweepResult, sweep
+    from .verify import Verified, verify_run
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".run", __name__), name)
+__all__ = ["SweepResult", "Verified", "sweep", "verify_run"]
+__getattr__, __dir__ = lazy_names(__name__)

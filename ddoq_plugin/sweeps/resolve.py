@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from ..config import SweepConfig
+from ..yaml_files import EXTENDS
 
 
 def resolved(config: SweepConfig) -> SweepConfig:
@@ -20,9 +22,9 @@ def resolved(config: SweepConfig) -> SweepConfig:
         for name, value in config.dataset.options().items()
     }
     content = config.model_dump() | paths | {"dataset": {"name": config.dataset.name, **dataset}}
-    content["protocol"] = _existing(config.protocol)
+    content["protocol"] = _protocol(config.protocol)
     if config.teacher is not None:
-        content["teacher"]["protocol"] = _existing(config.teacher.protocol)
+        content["teacher"]["protocol"] = _protocol(config.teacher.protocol)
         content["teacher"]["weights"] = _existing(config.teacher.weights)
     if config.prior is not None:
         content["prior"] |= {"path": _existing(config.prior.path), "train": _existing(config.prior.train)}
@@ -36,6 +38,13 @@ def check_device(device: str) -> None:
     from ..priors.base import pick_device
 
     pick_device(device)
+
+
+def _protocol(given: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Return a protocol with the absolute path of its file, or of the file that it extends."""
+    if isinstance(given, str):
+        return _existing(given)
+    return {key: _existing(value) if key == EXTENDS else value for key, value in given.items()}
 
 
 def _existing(text: str | None) -> str | None:

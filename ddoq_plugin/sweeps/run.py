@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import SweepConfig, load_config, valid
+from ..config import SweepConfig, load_config
 from ..errors import ConfigError
 from ..record import failure, make_row, read_row, write_row
 from ..report import load_rows
 from ..store.artifacts import write_atomic
 from ..store.provenance import machine, provenance_columns
+from ..yaml_files import valid
 from .grid import Grid, RowSpec, SetSpec, make_grid, row_key
 from .resolve import check_device, resolved
 from .session import SweepSession

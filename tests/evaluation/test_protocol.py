@@ -107,6 +107,41 @@ def test_contradictions_are_refused(changes):
         protocol(**changes)
 
 
+def test_an_inline_protocol_says_in_its_name_what_it_changes():
+    base = load_protocol("hard_short")
+    made = load_protocol({"extends": "hard_short", "steps": "300", "optimizer": {"lr": "1e-3"}})
+    assert made.name == "hard_short+optimizer.lr=0.001+steps=300" == load_protocol(
+        {"optimizer": {"lr": 0.001}, "steps": 300, "extends": "hard_short"}
+    ).name  # fmt: skip
+    assert made.optimizer.weight_decay == base.optimizer.weight_decay and made.loss == base.loss
+    assert made.source == base.source and made.ours.endswith("Changed from hard_short: optimizer.lr=0.001, steps=300.")
+    assert load_protocol({"extends": "hard_short", "name": "mine", "steps": 3}).name == "mine"
+    assert load_protocol({"extends": "hard_short"}) == base
+
+
+def test_a_number_for_all_students_ends_the_exceptions_of_the_base():
+    assert load_protocol("hard_short").numbers("mlp", 100, 10).steps == 550
+    made = load_protocol({"extends": "hard_short", "steps": 300})
+    assert {made.numbers(student, 100, 10).steps for student in ("mlp", "convnet3", "vit_tiny")} == {300}
+    assert made.numbers("vit_tiny", 100, 10).lr == 0.006  # of which nothing was said
+    epochs = load_protocol({"extends": "hard_short", "epochs": 5, "students": {"vit_tiny*": {"epochs": 7}}})
+    assert [epochs.numbers(student, 100, 10).steps for student in ("mlp", "vit_tiny")] == [10, 14]
+
+
+def test_a_protocol_file_extends_a_packaged_one_or_one_beside_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: hard_minimax\nepochs: {10: 5}\nmixing: {alpha: 0.5}")
+    (tmp_path / "short.yaml").write_text("extends: mine.yaml\nname: shorter\nbatch_size: 2")
+    mine, short, base = load_protocol(tmp_path / "mine.yaml"), load_protocol(tmp_path / "short.yaml"), "hard_minimax"
+    assert (mine.name, short.name, short.batch_size) == ("mine", "shorter", 2)
+    assert mine.epochs == {**load_protocol(base).epochs, 10: 5} and mine.mixing.name == "cutmix"
+    (tmp_path / "short.yaml").write_text("extends: mine.yaml\nbatchsize: 2")
+    with pytest.raises(ConfigError, match="short.yaml:2: unknown key 'batchsize'; did you mean 'batch_size'"):
+        load_protocol(tmp_path / "short.yaml")
+    (tmp_path / "short.yaml").write_text("extends: short.yaml")
+    with pytest.raises(ConfigError, match="short.yaml:1: .* in a circle"):
+        load_protocol(tmp_path / "short.yaml")
+
+
 def test_unknown_protocols_and_missing_files_are_named(tmp_path):
     with pytest.raises(UnknownNameError, match="soft_stored_short"):
         load_protocol("soft_stored_shrt")

@@ -20,7 +20,7 @@ def test_importing_the_list_of_students_loads_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in ENTRIES])
+@pytest.mark.parametrize("name", [entry.name for entry in ENTRIES if entry.name[-1] != ":"])
 def test_every_student_trains_at_a_fitting_small_size(name):
     size = max(16, STUDENTS.entry(name).flags["min_size"])
     model = build_student(name, 3, size, seed=0)

@@ -11,7 +11,6 @@ from ddoq_plugin.errors import EvaluationError
 from ddoq_plugin.evaluation import load_protocol
 from ddoq_plugin.evaluation.augment import apply
 from ddoq_plugin.evaluation.batches import PAGE_STEPS
-from ddoq_plugin.evaluation.convergence import Convergence, check_convergence
 from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.mixing import apply_mix
 from ddoq_plugin.evaluation.soft_labels import SoftLabelBank, bank_key, bank_steps, make_bank, whole_pages
@@ -178,19 +177,6 @@ def test_logits_that_are_not_finite_are_refused(images, teacher):
     model.classifier.bias.data.fill_(1e6)  # overflows float16
     with pytest.raises(EvaluationError, match="not finite"):
         make_bank(images, replace(teacher, model=model), STORED, steps=1, seed=0)
-
-
-def test_convergence_compares_with_twice_the_steps_on_validation(data, teacher):
-    found = check_convergence("mlp", STORED, data, seed=0, teacher=teacher)
-    assert found.student == "mlp" and 0 <= found.accuracy <= 100
-    hard = protocol(steps=1)
-    expected = [
-        train_student(TrainingSet.from_split(data.train), "mlp", form, data, seed=0, split="val").top1
-        for form in (hard, hard.lengthened(2))
-    ]
-    found = check_convergence("mlp", hard, data, seed=0)
-    assert [found.accuracy, found.accuracy_at_twice] == expected
-    assert Convergence("x", 95.0, 96.0).converged and not Convergence("x", 95.0, 96.1).converged
 
 
 def test_short_protocols_share_one_augmentation_so_that_modes_compare():

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
 
 from ddoq_plugin.errors import PriorError
-from ddoq_plugin.planning import model_cards
-from ddoq_plugin.planning.model_cards import PUBLISHED, random_pipeline, random_prior
+from ddoq_plugin.planning.model_cards import PUBLISHED
 from ddoq_plugin.priors import load_prior
+
+_FILE = Path(__file__).parents[2] / "benchmarks" / "random_pipelines.py"
+_SPEC = importlib.util.spec_from_file_location("random_pipelines", _FILE)
+random_pipelines = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(random_pipelines)
+random_pipeline, random_prior = random_pipelines.random_pipeline, random_pipelines.random_prior
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +26,7 @@ def networks():
     made = {}
     with torch.device("meta"):
         for name in PUBLISHED:
-            made[name] = model_cards.build_networks(name)
+            made[name] = random_pipelines.build_networks(name)
     return made
 
 
@@ -80,17 +87,17 @@ def shrunk(monkeypatch):
     """The published pipelines with small latents, few channels and few layers."""
     for name, facts in PUBLISHED.items():
         small = dataclasses.replace(facts, image_size=64, latent_shape=(4, 8, 8))
-        monkeypatch.setitem(model_cards.PUBLISHED, name, small)
-    monkeypatch.setitem(model_cards._UNET, "sample_size", 8)
-    monkeypatch.setitem(model_cards._DIT, "num_layers", 1)
-    monkeypatch.setitem(model_cards._DIT, "attention_head_dim", 2)
-    monkeypatch.setitem(model_cards._VAE, "block_out_channels", (4, 4, 4, 4))
-    monkeypatch.setitem(model_cards._VAE, "norm_num_groups", 2)
+        monkeypatch.setitem(random_pipelines.PUBLISHED, name, small)
+    monkeypatch.setitem(random_pipelines._UNET, "sample_size", 8)
+    monkeypatch.setitem(random_pipelines._DIT, "num_layers", 1)
+    monkeypatch.setitem(random_pipelines._DIT, "attention_head_dim", 2)
+    monkeypatch.setitem(random_pipelines._VAE, "block_out_channels", (4, 4, 4, 4))
+    monkeypatch.setitem(random_pipelines._VAE, "norm_num_groups", 2)
     for key, value in {"block_out_channels": (8, 8, 8, 8), "norm_num_groups": 4, "cross_attention_dim": 8}.items():
-        monkeypatch.setitem(model_cards._UNET, key, value)
+        monkeypatch.setitem(random_pipelines._UNET, key, value)
     narrow = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     for key, value in narrow.items():
-        monkeypatch.setitem(model_cards._TEXT, key, value)
+        monkeypatch.setitem(random_pipelines._TEXT, key, value)
 
 
 @pytest.mark.parametrize("name", ["dit_xl_2_256", "stable_diffusion_1_5"])
@@ -113,7 +120,7 @@ def test_a_random_pipeline_is_written_in_the_stock_layout(tmp_path, shrunk, name
 
 
 def test_prompts_of_the_stand_in_tokenizer_differ_and_are_77_tokens_long():
-    tokens = model_cards.byte_tokenizer(49408, 77)(
+    tokens = random_pipelines.byte_tokenizer(49408, 77)(
         ["tench, Tinca tinca", "tench, Tinca tincb", "x" * 200], padding="max_length", truncation=True
     ).input_ids
     assert [len(row) for row in tokens] == [77] * 3 and tokens[0] != tokens[1]

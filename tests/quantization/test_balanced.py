@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddoq_plugin.quantization import quantize, w2_squared
-from ddoq_plugin.quantization.transport import integer_masses, transport_cost
 from ddoq_plugin.quantization.transport_kernels import transport
+from ddoq_plugin.quantization.w2 import integer_masses, transport_cost
 
 
 @settings(max_examples=25, deadline=None)

@@ -6,7 +6,7 @@ import torch
 from quantization_reference import distances
 
 from ddoq_plugin.quantization import quantize, quantize_many
-from ddoq_plugin.quantization.cost import gram_pays
+from ddoq_plugin.quantization.api import gram_pays
 from ddoq_plugin.quantization.lloyd import assign
 
 

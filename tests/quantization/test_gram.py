@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from quantization_reference import best_single_move, cost, distances
 
 from ddoq_plugin.quantization import quantize, quantize_many
-from ddoq_plugin.quantization.gram import Settings, gram_matrix, seeded_labels, voronoi
+from ddoq_plugin.quantization.gram import gram_matrix
+from ddoq_plugin.quantization.gram_codebooks import Settings, seeded_labels, voronoi
 from ddoq_plugin.quantization.gram_kernels import cell_squares, cell_sums, exchange, lloyd
 from ddoq_plugin.quantization.gram_kernels import cost as gram_cost
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ddoq_plugin.quantization.precision import full_precision
+from ddoq_plugin.quantization.matmul import full_precision
 
 
 def reduced() -> bool:

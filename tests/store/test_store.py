@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from ddoq_plugin.errors import StoreError
 from ddoq_plugin.store.artifacts import Store, cost_of, hash_key, hash_tensors, write_atomic
-from ddoq_plugin.store.cost import Cost
+from ddoq_plugin.store.metering import Cost
 
 
 def maker(text, calls):
@@ -145,3 +147,26 @@ def test_write_atomic_replaces_and_leaves_no_temporary(tmp_path):
     write_atomic(tmp_path / "deep" / "file", "two")
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
     assert (tmp_path / "deep" / "file").read_text() == "two"
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        ({"a": Path("x")}, "key.a is"), ({"a": [1, {"b": object()}]}, "key.a[1].b is"),
+        ({"a": float("nan")}, "key.a is"),
+        ({1: "a"}, "a name in key is 1"), ({"a": {2.5: 1}}, "a name in key.a is 2.5"), ({"a": {1, 2}}, "key.a is"),
+        ({"a": float("inf")}, "key.a is"), ({"a": b"x"}, "key.a is"),
+    ],
+)  # fmt: skip
+def test_a_key_that_is_not_plain_data_is_an_error_that_names_its_place(value, place, tmp_path):
+    with pytest.raises(StoreError, match=re.escape(place)):
+        hash_key(value)
+    with pytest.raises(StoreError, match="plain data"):
+        Store(tmp_path).get("things", value, lambda folder: None)
+
+
+def test_the_order_of_a_key_and_tuples_make_no_difference():
+    assert (
+        hash_key({"a": (1, 2), "b": None}) == hash_key({"b": None, "a": [1, 2]}) != hash_key({"a": [2, 1], "b": None})
+    )
+    assert hash_key({"a": 1}) != hash_key({"a": True}) != hash_key({"a": "1"})

@@ -226,8 +226,8 @@ def test_failure_inside_a_training_becomes_its_rows(small_sweep, tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_error_before_any_work(small_sweep, tmp_path, changes, message):
-    from ddoq_plugin.config import parse_value
     from ddoq_plugin.errors import DDOQError
+    from ddoq_plugin.yaml_files import parse_value
 
     overrides = {key: parse_value(value) for key, value in (change.split("=", 1) for change in changes)}
     with pytest.raises(DDOQError) as caught:

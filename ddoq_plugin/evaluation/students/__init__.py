@@ -1,7 +1,7 @@
 """Student architectures, by name: a factory is called as ``factory(num_classes, image_size)`` and returns a module.
 
-Importing this package loads no torch; :func:`build_student` is imported on first use. Besides the names of ``ENTRIES``
-every ``timm:NAME`` and ``torchvision:NAME`` is a student.
+Importing this package loads no torch; :func:`build_student` is imported on first use. Names that end in ":" are
+namespaces: every ``timm:NAME`` and ``torchvision:NAME`` is a student.
 
 Flags of an entry: ``family``; ``min_size``, the smallest image size in pixels it accepts; ``channels_last``, whether
 its layers run faster in that memory format (with instance norm that is so on a CPU, where it has its own kernels:
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...lazy_imports import lazy_names
 from ...registry import Entry
 
 if TYPE_CHECKING:
@@ -26,40 +27,18 @@ def _entry(name: str, module: str, family: str, min_size: int, summary: str, **f
 
 
 ENTRIES = [
-    _entry(
-        "convnet3",
-        "convnet",
-        "convnet",
-        8,
-        "ConvNet-3 of the DC line: width 128, instance norm, average pooling",
-        bfloat16="cpu",
-        channels_last="cpu",
-    ),
+    _entry("convnet3", "convnet", "convnet", 8,
+           "ConvNet-3 of the DC line: width 128, instance norm, average pooling", bfloat16="cpu", channels_last="cpu"),
     _entry("convnet4", "convnet", "convnet", 16, "ConvNet-4 of the DC line", channels_last="cpu"),
     _entry("convnet5", "convnet", "convnet", 32, "ConvNet-5 of the DC line", channels_last="cpu"),
     _entry("convnet6", "convnet", "convnet", 64, "ConvNet-6 of the DC line", channels_last="cpu"),
     _entry("convnet3_bn", "convnet", "convnet", 8, "ConvNet-3 with batch norm", channels_last=True),
     _entry("convnet4_bn", "convnet", "convnet", 16, "ConvNet-4 with batch norm", channels_last=True),
     _entry("convnet6_bn", "convnet", "convnet", 64, "ConvNet-6 with batch norm", channels_last=True),
-    _entry(
-        "convnet3_w32",
-        "convnet",
-        "convnet",
-        8,
-        "ConvNet-3 of width 32, for the embedded data",
-        embedded=True,
-        bfloat16="cpu",
-        channels_last="cpu",
-    ),
-    _entry(
-        "convnet3_bn_w32",
-        "convnet",
-        "convnet",
-        8,
-        "ConvNet-3 of width 32 with batch norm, for the embedded data",
-        channels_last=True,
-        embedded=True,
-    ),
+    _entry("convnet3_w32", "convnet", "convnet", 8,
+           "ConvNet-3 of width 32, for the embedded data", embedded=True, bfloat16="cpu", channels_last="cpu"),
+    _entry("convnet3_bn_w32", "convnet", "convnet", 8,
+           "ConvNet-3 of width 32 with batch norm, for the embedded data", channels_last=True, embedded=True),
     _entry("mlp", "classic", "mlp", 1, "MLP of the DC line: two hidden layers of 128", embedded=True),
     _entry("lenet", "classic", "lenet", 16, "LeNet-5 with ReLU and max pooling, as in the DC line", embedded=True),
     _entry("alexnet", "classic", "alexnet", 8, "AlexNet of the DC line, for small images"),
@@ -70,46 +49,23 @@ ENTRIES = [
     _entry("resnet50", "resnet", "resnet", 8, "ResNet-50", channels_last=True),
     _entry("resnet101", "resnet", "resnet", 8, "ResNet-101", channels_last=True),
     _entry("resnet18_in", "resnet", "resnet", 16, "ResNet-18 with instance norm (IDC, Minimax)", channels_last="cpu"),
-    _entry(
-        "resnet10_w16",
-        "resnet",
-        "resnet",
-        8,
-        "ResNet-10 of width 16, for the embedded data",
-        embedded=True,
-        bfloat16="cpu",
-        channels_last=True,
-    ),
-    _entry(
-        "resnet_ap10",
-        "resnet_ap",
-        "resnet",
-        16,
-        "ResNetAP-10: average-pool downsampling, instance norm",
-        channels_last="cpu",
-    ),
+    _entry("resnet10_w16", "resnet", "resnet", 8,
+           "ResNet-10 of width 16, for the embedded data", embedded=True, bfloat16="cpu", channels_last=True),
+    _entry("resnet_ap10", "resnet_ap", "resnet", 16,
+           "ResNetAP-10: average-pool downsampling, instance norm", channels_last="cpu"),
     _entry("mobilenet_v2", "backed", "mobilenet", 16, "MobileNet-V2 (torchvision)", channels_last=True),
     _entry("efficientnet_b0", "backed", "efficientnet", 16, "EfficientNet-B0 (torchvision)", channels_last=True),
     _entry("swin_t", "backed", "swin", 16, "Swin-T (torchvision); smaller patches and windows under 128 px"),
     _entry("vit_tiny", "backed", "vit", 16, "ViT-tiny (timm); about eight patches a side under 128 px"),
     _entry("deit_tiny", "backed", "vit", 16, "DeiT-tiny (timm); about eight patches a side under 128 px"),
-    _entry(
-        "vit2_w64",
-        "vit",
-        "vit",
-        8,
-        "ViT of two layers and width 64, for the embedded data",
-        embedded=True,
-        channels_last="cpu",
-    ),
+    _entry("vit2_w64", "vit", "vit", 8,
+           "ViT of two layers and width 64, for the embedded data", embedded=True, channels_last="cpu"),
+]  # fmt: skip
+
+ENTRIES += [
+    Entry("timm:", f"{_HERE}.build:timm_student", "every architecture of timm, without pretrained weights"),
+    Entry("torchvision:", f"{_HERE}.build:torchvision_student", "every architecture of torchvision, without weights"),
 ]
 
 __all__ = ["ENTRIES", "build_student", "flag_of"]
-
-
-def __getattr__(name: str) -> object:
-    if name in ("build_student", "flag_of"):
-        from . import build
-
-        return getattr(build, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import nn
 
@@ -9,16 +11,13 @@ from ...errors import DDOQError, EvaluationError, UnknownNameError, nearest
 from ...registry import STUDENTS
 from ...seeding import derive_seed
 
-LIBRARIES = ("timm", "torchvision")
-HOST = "ddranking"  # whose models ddoq_plugin.hosts.networks builds
-
 
 def build_student(name: str, num_classes: int, image_size: int, *, seed: int) -> nn.Module:
     """Return an untrained student in float32 on the CPU.
 
     Args:
         name: a registered student, ``timm:NAME`` or ``torchvision:NAME`` (any architecture of those libraries, without
-            pretrained weights), or ``ddranking:NAME`` (the host benchmark's, where it is installed).
+            pretrained weights), or a name of another registered namespace.
         num_classes: number of outputs.
         image_size: side of the square input in pixels.
         seed: the same seed gives the same initial weights; the global random state is left as it was.
@@ -29,13 +28,9 @@ def build_student(name: str, num_classes: int, image_size: int, *, seed: int) ->
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive_seed("student-init", seed))
-        library, _, model_name = name.partition(":")
-        if model_name and library in LIBRARIES:
-            return _from_library(library, model_name, num_classes, image_size)
-        if model_name and library == HOST:
-            from ...hosts.networks import build_host_student
-
-            return build_host_student(model_name, num_classes, image_size)
+        namespace, model_name = STUDENTS.namespace(name)
+        if namespace is not None:
+            return STUDENTS.load(namespace.name)(model_name, num_classes, image_size)
         entry = STUDENTS.entry(name)
         smallest = entry.flags.get("min_size", 1)
         if image_size < smallest:
@@ -56,21 +51,35 @@ def flag_of(name: str, flag: str, device: str = "cpu") -> bool:
 
 
 def check_student(name: str) -> None:
-    """Raise UnknownNameError unless ``name`` is a registered student or an architecture of timm or torchvision.
+    """Raise UnknownNameError unless ``name`` is a registered student or of a registered namespace.
 
-    Of ``ddranking:NAME`` only the host is checked (EvaluationError where it is missing): it has no list of its models.
+    The factory of a namespace may have ``check(model_name)``; what it raises is passed on.
     """
-    library, _, model_name = name.partition(":")
-    if model_name and library == HOST:
-        from ...hosts.patches import check_host
-
-        return check_host()
-    if model_name and library in LIBRARIES:
-        known = _library_names(library)
-        if model_name not in known:
-            raise UnknownNameError(f"unknown student {name!r}: {library} has no such model{nearest(model_name, known)}")
-    else:
+    namespace, model_name = STUDENTS.namespace(name)
+    if namespace is None:
         STUDENTS.entry(name)
+    elif (check := getattr(STUDENTS.load(namespace.name), "check", None)) is not None:
+        check(model_name)
+
+
+def timm_student(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Return timm's architecture ``name`` without pretrained weights."""
+    return _from_library("timm", name, num_classes, image_size)
+
+
+def torchvision_student(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Return torchvision's architecture ``name`` without pretrained weights."""
+    return _from_library("torchvision", name, num_classes, image_size)
+
+
+def _check_library(library: str, name: str) -> None:
+    known = _library_names(library)
+    if name not in known:
+        raise UnknownNameError(f"unknown student '{library}:{name}': {library} has no such model{nearest(name, known)}")
+
+
+timm_student.check = functools.partial(_check_library, "timm")  # type: ignore[attr-defined]
+torchvision_student.check = functools.partial(_check_library, "torchvision")  # type: ignore[attr-defined]
 
 
 def _library_names(library: str) -> list[str]:
@@ -84,7 +93,7 @@ def _library_names(library: str) -> list[str]:
 
 
 def _from_library(library: str, name: str, num_classes: int, image_size: int) -> nn.Module:
-    check_student(f"{library}:{name}")
+    _check_library(library, name)
     try:
         model = _create(library, name, num_classes, image_size)
         with torch.inference_mode():
