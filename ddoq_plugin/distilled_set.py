@@ -1,58 +1,76 @@
-"""DistilledSet: what a distiller returns, and its form on disk.
+"""DistilledSet: what a distiller returns. :mod:`ddoq_plugin.set_folder` describes its form on disk.
 
-On disk a set is an image folder that other tools read as it is, beside the exact tensors::
+Most sets are uint8 images, rounded once when the set is made: the PNG, the tensors and what is scored are the same
+bytes. A method whose images live in another space, or must not be rounded, gives ``floats`` and ``preprocessing``; the
+PNGs are then previews and the floats are scored.
 
-    train/00003_dog/00003.png    what a person looks at (torchvision's ImageFolder keeps the class order)
-    train/metadata.parquet       file_name, label, weight: Hugging Face `datasets` reads the folder as an imagefolder
-    images.safetensors           the images
-    tensors.safetensors          labels, weights and, where there are any, logits
-    provenance.json              class names, where the set comes from, hash
-
-Images are rounded to uint8 once, when the set is made: the PNG, the tensors and what is scored are the same bytes.
 A set may be larger than memory: it is written piece by piece and read as a mapped file. Sets with the same images, such
 as those that differ in their weights, share their images' files in a store, by hard links.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import DataError, nearest
-from .store.artifacts import Store, hash_tensors, link_files, write_atomic
+from .errors import DataError
+from .preprocessing import PIXELS, Preprocessing
+from .set_folder import (
+    PROVENANCE,
+    TARGET_KINDS,
+    TENSORS,
+    few,
+    file_names,
+    read_exact,
+    read_images,
+    write_images,
+    write_tables,
+)
+from .store.artifacts import Store, hash_key, hash_tensors, link_files
 from .store.code import code_hash
-from .store.tensor_files import empty_tensor, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-IMAGES, TENSORS, PROVENANCE, METADATA = (
-    "images.safetensors", "tensors.safetensors", "provenance.json", "metadata.parquet",
-)  # fmt: skip
+PREVIEW_BATCH = 256  # images brought back to pixels at a time
 
 
 @dataclass(frozen=True)
 class DistilledSet:
     """Images with labels and weights.
 
-    images: uint8 ``[n, 3, H, W]``. labels: int64 ``[n]``, ascending (class-major), every class present.
-    weights: float32 ``[n]``, non-negative, of mean 1 within each class; default all 1. logits: float32
-    ``[n, classes]`` or None, plain soft labels of the images as they are. provenance: JSON-able.
-    Raises DataError where the tensors do not fit each other.
+    images: uint8 ``[n, 3, H, W]``; None where ``floats`` are given: they become the preview, ``floats`` brought back to
+    [0, 1], clamped and rounded. labels: int64 ``[n]``, ascending (class-major), every class present. weights: float32
+    ``[n]``, non-negative, of mean 1 within each class; default all 1. targets: float ``[n, classes]`` or None;
+    target_kind ``logits`` (plain soft labels of the images as they are) or ``regression`` (outputs to be met by squared
+    error). ``logits=`` is another word for targets of the kind ``logits``. provenance: JSON-able.
+
+    floats: float32 ``[n, 3, H, W]`` or None, the exact images, in the space of ``preprocessing`` (kind ``none``: [0,
+    1]). preprocessing: of kind ``none``, students see the images as their protocol normalises them; otherwise they see
+    them in its space, and test images are brought there too. learning_rate: what the method learnt for the student, or
+    None. stage: int64 ``[n]`` or None, 0 to P - 1 for sets made in P stages. mosaic: 2 where each stored image holds
+    four of a quarter of its size; ``len`` and ``ipc`` count stored images.
+
+    Raises DataError where the parts do not fit each other.
     """
 
-    images: torch.Tensor
+    images: torch.Tensor | None  # never None once constructed
     labels: torch.Tensor
     class_names: tuple[str, ...]
     weights: torch.Tensor | None = None  # never None once constructed
-    logits: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    target_kind: Literal["logits", "regression"] = "logits"
+    floats: torch.Tensor | None = None
+    preprocessing: Preprocessing = PIXELS
+    learning_rate: float | None = None
+    stage: torch.Tensor | None = None
+    mosaic: int = 1
 
     def __post_init__(self) -> None:
         import torch
@@ -60,7 +78,12 @@ class DistilledSet:
         if self.weights is None:
             object.__setattr__(self, "weights", torch.ones(len(self.labels)))
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        if self.floats is not None:
+            _check_floats(self)
+        if self.images is None:
+            object.__setattr__(self, "images", _preview(self))
         _check(self)
+        _check_extras(self)
 
     @property
     def num_classes(self) -> int:
@@ -68,64 +91,84 @@ class DistilledSet:
 
     @property
     def ipc(self) -> int:
-        """Images per class (the largest, where classes differ)."""
+        """Stored images per class (the largest, where classes differ)."""
         return int(self.labels.bincount(minlength=self.num_classes).max())
+
+    @property
+    def logits(self) -> torch.Tensor | None:
+        """The targets where they are soft labels, otherwise None."""
+        return self.targets if self.target_kind == "logits" else None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
     def image_hash(self) -> str:
-        """Hash of images and labels: the key of soft labels, which know nothing of weights."""
-        return hash_tensors(self.images, self.labels)[:20]
+        """Hash of what soft labels depend on: images (or floats), labels, preprocessing, mosaic; no weights."""
+        return self._hash(hash_tensors(self.images if self.floats is None else self.floats, self.labels), self._space)
 
     @cached_property
     def hash(self) -> str:
-        """Hash of all that a student sees: images, labels, weights, logits."""
-        return hash_tensors(self.images, self.labels, self.weights, self.logits)[:20]
+        """Hash of everything but the provenance."""
+        more = self._space
+        if self.floats is not None:
+            more["floats"] = hash_tensors(self.floats)
+        if self.target_kind != "logits":
+            more["target_kind"] = self.target_kind
+        if self.learning_rate is not None:
+            more["learning_rate"] = self.learning_rate
+        if self.stage is not None:
+            more["stage"] = hash_tensors(self.stage)
+        return self._hash(hash_tensors(self.images, self.labels, self.weights, self.targets), more)
+
+    @property
+    def _space(self) -> dict[str, Any]:
+        """What the images stand for, beside their values; empty for plain uint8 images."""
+        named = {"preprocessing": self.preprocessing.hash} if self.preprocessing.kind != "none" else {}
+        return named | ({"mosaic": self.mosaic} if self.mosaic != 1 else {})
+
+    @staticmethod
+    def _hash(tensors: str, more: Mapping[str, Any]) -> str:
+        return (hash_key([tensors, more]) if more else tensors)[:20]  # that of the tensors alone for plain sets
 
     def save(self, folder: str | Path, store: Store | None = None) -> Path:
         """Write the set into ``folder`` (made if needed; it must not hold another set) and return it.
 
         ``store`` keeps the images and their PNGs once for all sets that have them; the folder holds hard links to them.
-        Images are written one by one, from where they lie: memory does not grow with their number.
         """
-        import pandas as pd
-
         folder = Path(folder)
         if (folder / TENSORS).exists() or (folder / "train").exists():
             raise DataError(f"{folder} already holds a distilled set; give a new folder or remove the old one")
+        names = file_names(self.labels, self.class_names)
+
+        def write(target: Path) -> None:
+            write_images(target, names, self.images, self.floats, self.preprocessing)
+
         if store is None:
-            self._write_images(folder)
+            write(folder)
         else:
-            key = {"image_hash": self.image_hash, "class_names": self.class_names, "code": code_hash(__name__)}
-            link_files(store.get("set_images", key, self._write_images), folder)
-        rows = {"file_name": self._file_names(), "label": self.labels.tolist(), "weight": self.weights.tolist()}
-        pd.DataFrame(rows).to_parquet(folder / "train" / METADATA, index=False)
-        tensors = {"labels": self.labels, "weights": self.weights}
-        if self.logits is not None:
-            tensors["logits"] = self.logits
-        write_tensors(folder / TENSORS, tensors)
+            key = {"image_hash": self.image_hash, "class_names": self.class_names}
+            key["code"] = code_hash("ddoq_plugin.set_folder")
+            if self.floats is not None:
+                key["preview"] = hash_tensors(self.images)
+            link_files(store.get("set_images", key, write), folder)
+        tensors = {"labels": self.labels, "weights": self.weights, "stage": self.stage, self.target_kind: self.targets}
         about = {"class_names": list(self.class_names), "hash": self.hash, "image_hash": self.image_hash}
-        about["provenance"] = dict(self.provenance)
-        write_atomic(folder / PROVENANCE, json.dumps(about, indent=1, default=str))
+        about |= {"learning_rate": self.learning_rate, "mosaic": self.mosaic, "preprocessing": self.preprocessing.kind}
+        about |= {"preview": self.floats is not None, "pictures": self._pictures()}
+        write_tables(folder, names, tensors, {**about, "provenance": dict(self.provenance)})
         return folder
 
-    def _file_names(self) -> list[str]:
-        """Return the names of the PNGs below ``train``, in the set's order."""
-        counts = self.labels.bincount(minlength=self.num_classes).tolist()
-        folders = [class_folder(label, name) for label, name in enumerate(self.class_names)]
-        return [f"{folders[label]}/{number:05d}.png" for label, count in enumerate(counts) for number in range(count)]
-
-    def _write_images(self, folder: Path) -> None:
-        """Write what knows nothing of weights: the PNGs and the tensor of the images."""
-        from PIL import Image
-
-        for image, name in zip(self.images, self._file_names(), strict=True):
-            path = folder / "train" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(path)
-        write_tensors(folder / IMAGES, {"images": self.images})
+    def _pictures(self) -> str:
+        """Say for people what the PNGs are."""
+        said = "The PNGs are the images of the set, bit for bit."
+        if self.floats is not None:
+            said = "The PNGs are previews, rounded and cut to what a picture can show: the set is its float images."
+        if self.preprocessing.kind != "none":
+            said += f" Students see the images {self.preprocessing.kind}, with the tensors in images.safetensors."
+        if self.mosaic > 1:
+            said += f" Each holds {self.mosaic**2} images of 1/{self.mosaic**2} of its area, enlarged before training."
+        return said
 
     @classmethod
     def load(
@@ -136,18 +179,49 @@ class DistilledSet:
         ``class_names`` are the dataset's: the folders are matched to them by name or number, and the labels follow
         their order. The images of a saved set are mapped from its file. ``verified`` says that its files have just
         been checked, as a store does: they are not read once more to compare the hash. Raises DataError naming the
-        folder or file and the mend.
+        folder or file and what to do.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; give the folder of a distilled set or of class folders")
-        made = _load_exact(folder, verified) if (folder / TENSORS).exists() else _load_images(folder, class_names)
+        if (folder / TENSORS).exists():
+            made = cls._load_exact(folder, verified)
+        else:
+            made = cls(**read_images(folder, class_names))
         if class_names is not None and list(class_names) != list(made.class_names):
             raise DataError(
-                f"the classes of {folder} ({_few(made.class_names)}) are not those of the dataset "
-                f"({_few(class_names)}), in that order; evaluate the set on the dataset it was made from"
+                f"the classes of {folder} ({few(made.class_names)}) are not those of the dataset "
+                f"({few(class_names)}), in that order; evaluate the set on the dataset it was made from"
             )
         return made
+
+    @classmethod
+    def _load_exact(cls, folder: Path, verified: bool) -> DistilledSet:
+        fields, about = read_exact(folder)
+        try:
+            made = cls(**fields)
+        except TypeError as problem:
+            raise DataError(f"the distilled set {folder} is damaged ({problem}); distil it again") from problem
+        if verified and "image_hash" in about:
+            vars(made).update(hash=about["hash"], image_hash=about["image_hash"])  # as the cached properties would
+        if made.hash != about.get("hash"):
+            raise DataError(f"the tensors of {folder} do not match the hash in its {PROVENANCE}; distil it again")
+        return made
+
+
+def _accept_logits(init: Callable[..., None]) -> Callable[..., None]:
+    """Take ``logits=`` for targets of that kind, as the constructor and ``dataclasses.replace`` always have."""
+
+    @functools.wraps(init)
+    def accepting(self: DistilledSet, *args: Any, **fields: Any) -> None:
+        if "logits" in fields:
+            fields |= {"targets": fields.pop("logits"), "target_kind": "logits"}
+        init(self, *args, **fields)
+
+    return accepting
+
+
+DistilledSet.__init__ = _accept_logits(DistilledSet.__init__)  # type: ignore[method-assign]
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
@@ -155,9 +229,12 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return (images.clamp(0, 1) * 255).round().byte()
 
 
-def class_folder(label: int, name: str) -> str:
-    """Return the folder name of a class: its number, so that sorting keeps the order, and its name for people."""
-    return f"{label:05d}_{re.sub(r'[^0-9A-Za-z-]+', '_', name).strip('_')[:40]}".rstrip("_")
+def _preview(made: DistilledSet) -> torch.Tensor:
+    import torch
+
+    if made.floats is None:
+        raise DataError("a distilled set needs images (uint8) or floats (float32)")
+    return torch.cat([to_uint8(made.preprocessing.undo(part)) for part in made.floats.split(PREVIEW_BATCH)])
 
 
 def _check(made: DistilledSet) -> None:
@@ -175,16 +252,23 @@ def _check(made: DistilledSet) -> None:
     if len(counts) != made.num_classes or (counts == 0).any():
         missing = [name for name, count in zip(made.class_names, counts.tolist(), strict=False) if count == 0]
         raise DataError(
-            f"a distilled set needs images of every class and of no other; {_few(missing) or 'some labels'} "
+            f"a distilled set needs images of every class and of no other; {few(missing) or 'some labels'} "
             f"{'have no image' if missing else 'are outside the class names'}"
         )
     if (made.labels.diff() < 0).any():
         raise DataError("a distilled set is ordered by class; sort the images by label")
     _check_weights(made, counts)
-    if made.logits is not None and (
-        made.logits.shape != (n, made.num_classes) or not torch.isfinite(made.logits).all()
+    if made.target_kind not in TARGET_KINDS:
+        raise DataError(f"there is no target_kind {made.target_kind!r}; use {' or '.join(map(repr, TARGET_KINDS))}")
+    if made.targets is not None and (
+        made.targets.shape != (n, made.num_classes) or not torch.isfinite(made.targets).all()
     ):
-        raise DataError(f"logits must be finite and of shape [{n}, {made.num_classes}]; got {list(made.logits.shape)}")
+        raise DataError(
+            f"{'logits' if made.target_kind == 'logits' else 'regression targets'} must be finite and of shape "
+            f"[{n}, {made.num_classes}]; got {list(made.targets.shape)}"
+        )
+    if made.targets is None and made.target_kind == "regression":
+        raise DataError("the set's target_kind is 'regression' and it has no targets; give them")
 
 
 def _check_weights(made: DistilledSet, counts: torch.Tensor) -> None:
@@ -202,99 +286,42 @@ def _check_weights(made: DistilledSet, counts: torch.Tensor) -> None:
         )
 
 
-def _load_exact(folder: Path, verified: bool) -> DistilledSet:
-    from safetensors import SafetensorError
-
-    try:
-        about = json.loads((folder / PROVENANCE).read_text())
-        tensors = read_tensors(folder / TENSORS)
-        if "images" not in tensors:  # sets of earlier versions have them there
-            tensors |= read_tensors(folder / IMAGES)
-        made = DistilledSet(class_names=tuple(about["class_names"]), provenance=about["provenance"], **tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as problem:
-        raise DataError(f"the distilled set {folder} is damaged ({problem}); distil it again") from problem
-    if verified and "image_hash" in about:
-        vars(made).update(hash=about["hash"], image_hash=about["image_hash"])  # what the cached properties would find
-    if made.hash != about["hash"]:
-        raise DataError(f"the tensors of {folder} do not match the hash in its {PROVENANCE}; distil it again")
-    return made
-
-
-def _load_images(folder: Path, class_names: Sequence[str] | None) -> DistilledSet:
+def _check_floats(made: DistilledSet) -> None:
     import torch
 
-    root = folder / "train" if (folder / "train").is_dir() else folder
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
-        raise DataError(f"{root} has no class folders; a set is a folder with one sub-folder of images a class")
-    names = list(class_names) if class_names is not None else [path.name for path in folders]
-    by_label = {_match_class(path.name, names, root): path for path in folders}
-    weights_of = _read_weights(root)
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, path in sorted(by_label.items()):
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise DataError(f"the class folder {path} has no images; add some or remove it")
-        files += found
-        labels += [label] * len(found)
-    weights = [weights_of.get(f"{file.parent.name}/{file.name}", 1.0) for file in files]
-    return DistilledSet(
-        _read_images(files),
-        torch.tensor(labels),
-        tuple(names),
-        weights=torch.tensor(weights, dtype=torch.float32),
-        provenance={"method": "folder", "folder": folder.name},
-    )
+    floats, n = made.floats, len(made.labels)
+    if floats.dtype != torch.float32 or floats.ndim != 4 or floats.shape[:2] != (n, 3):
+        raise DataError(
+            f"floats must be float32 of shape [{n}, 3, H, W], one a label; got {floats.dtype} {list(floats.shape)}"
+        )
+    if not all(torch.isfinite(part).all() for part in floats.split(PREVIEW_BATCH)):
+        raise DataError("floats must be finite; the method diverged or its preprocessing is broken")
+    if made.images is not None and made.images.shape != floats.shape:
+        raise DataError(
+            f"images are the preview of floats and must have their shape {list(floats.shape)}, not "
+            f"{list(made.images.shape)}; leave images None and the preview is made"
+        )
+    made.preprocessing.check_size(floats.shape[-2:])
 
 
-def _read_images(files: Sequence[Path]) -> torch.Tensor:
-    """Return uint8 ``[n, 3, H, W]``; many images lie in a file instead of in memory."""
-    import numpy as np
+def _check_extras(made: DistilledSet) -> None:
     import torch
-    from PIL import Image
 
-    from .data.transforms import verify_image
-
-    images = None
-    for index, file in enumerate(files):
-        verify_image(file)
-        with Image.open(file) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-        if images is None:
-            images = empty_tensor((len(files), *pixels.shape), torch.uint8)
-        if pixels.shape != images.shape[1:]:
+    height, width = made.images.shape[-2:]
+    made.preprocessing.check_size((height, width))
+    if made.mosaic not in (1, 2):
+        raise DataError(f"mosaic must be 1 (plain images) or 2 (four in one), not {made.mosaic!r}")
+    if made.mosaic == 2 and (height % 2 or width % 2):
+        raise DataError(f"mosaics have even sides, to be cut into quarters; the images are {height}x{width} px")
+    if made.mosaic == 2 and made.preprocessing.kind == "zca":
+        raise DataError("a mosaic cannot live in ZCA space, whose matrix is for whole images; use 'standardised'")
+    rate = made.learning_rate
+    if rate is not None and not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
+        raise DataError(f"learning_rate must be a positive finite number or None, not {rate!r}")
+    if made.stage is not None:
+        if made.stage.dtype != torch.int64 or made.stage.shape != made.labels.shape:
             raise DataError(
-                f"{file} is {pixels.shape[2]}x{pixels.shape[1]} pixels and the first image of the set "
-                f"{images.shape[3]}x{images.shape[2]}; give all images one size"
+                f"stage must be int64 and one an image; got {made.stage.dtype} of shape {list(made.stage.shape)}"
             )
-        images[index] = pixels
-    return images
-
-
-def _match_class(folder: str, names: Sequence[str], root: Path) -> int:
-    """Return the label of a class folder: by name, by our own "00003_dog", or by number."""
-    if folder in names:
-        return list(names).index(folder)
-    number = re.fullmatch(r"(\d+)(_.*)?", folder)
-    if number and int(number[1]) < len(names):
-        label = int(number[1])
-        if number[2] is None or folder == class_folder(label, names[label]):
-            return label
-    raise DataError(
-        f"the folder {root / folder} matches no class of the dataset{nearest(folder, names)}; name the folders "
-        f"after the classes ({_few(names)}) or number them 0 to {len(names) - 1}"
-    )
-
-
-def _read_weights(root: Path) -> dict[str, float]:
-    if not (root / METADATA).exists():
-        return {}
-    import pandas as pd
-
-    frame = pd.read_parquet(root / METADATA)
-    return dict(zip(frame["file_name"], frame["weight"], strict=True)) if "weight" in frame else {}
-
-
-def _few(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(map(repr, names[:limit])) + (", ..." if len(names) > limit else "")
+        if made.stage.unique().tolist() != list(range(int(made.stage.max()) + 1)):
+            raise DataError("stages are numbered 0, 1, ... without a gap; number those of the set so")

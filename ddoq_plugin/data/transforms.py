@@ -35,10 +35,10 @@ def to_colour(images: Tensor) -> Tensor:
 
 
 def resize_images(images: Tensor, size: int, resize: str = "crop", chunk: int = 1024) -> Tensor:
-    """Resize uint8 [n, C, H, W] to uint8 [n, C, size, size], bilinear and antialiased.
+    """Resize [n, C, H, W] to [n, C, size, size], bilinear and antialiased; uint8 is rounded, float is not.
 
     Args:
-        images: uint8 [n, C, H, W].
+        images: uint8 or float32 [n, C, H, W].
         size: the new height and width, in pixels.
         resize: "crop" scales the shorter side to ``size`` and cuts the centre; "stretch" ignores the aspect
             ratio, as D4M does (Su et al. 2024, ``Resize((size, size))`` before the encoder).
@@ -57,6 +57,17 @@ def pad_images(images: Tensor, size: int) -> Tensor:
     height, width = images.shape[-2:]
     top, left = (size - height) // 2, (size - width) // 2
     return F.pad(images, (left, size - width - left, top, size - height - top))
+
+
+def decode_mosaic(images: Tensor) -> Tensor:
+    """Return float [4n, 3, H, W]: the quarters of mosaics float [n, 3, H, W], each enlarged to H x W; differentiable.
+
+    All top left quarters come first, then top right, bottom left, bottom right: the order of IDC (Kim et al. 2022),
+    whose bilinear enlargement (corners not aligned) this is.
+    """
+    height, width = images.shape[-2:]
+    rows = [half for part in images.split(height // 2, dim=2) for half in part.split(width // 2, dim=3)]
+    return F.interpolate(torch.cat(rows), (height, width), mode="bilinear", align_corners=False)
 
 
 def fit_arrays(images: Tensor, image_size: int | None, resize: str = "crop") -> Tensor:
@@ -135,7 +146,7 @@ def _shorter_side(height: int, width: int, size: int) -> tuple[int, int]:
 
 def _interpolate(images: Tensor, shape: tuple[int, int]) -> Tensor:
     resized = F.interpolate(images.float(), shape, mode="bilinear", antialias=True, align_corners=False)
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+    return resized if images.is_floating_point() else resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _crop(images: Tensor, size: int) -> Tensor:

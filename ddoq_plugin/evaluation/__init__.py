@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from .scoring import Scores, score
     from .soft_labels import SoftLabelBank, bank_key, bank_steps, make_bank
     from .students.build import build_student, check_student
-    from .teachers import Teacher, pretrained_teacher, train_teacher
-    from .training import StudentResult, TrainingSet, train_student
+    from .teacher import Teacher
+    from .teachers import pretrained_teacher, train_teacher
+    from .training import StudentResult, train_student
+    from .training_set import TrainingSet
 
 __all__ = [
     "Protocol", "load_protocol", "protocol_names", "build_student", "check_student", "Teacher", "train_teacher",

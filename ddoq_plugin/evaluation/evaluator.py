@@ -148,7 +148,8 @@ class Evaluator:
         """
         from . import TrainingSet
 
-        protocol = self.protocol.lengthened(2) if twice else self.protocol
+        protocol = self.protocol.for_full_data()
+        protocol = protocol.lengthened(2) if twice else protocol
         training = TrainingSet.from_split(self.data.train)
         return self._train(training, f"train split {self.data.fingerprint}", student, seed, protocol, test=not twice)
 
@@ -157,12 +158,9 @@ class Evaluator:
         self._bank(self._training_set(made), made.image_hash, seed, self.protocol)
 
     def _training_set(self, made: DistilledSet) -> TrainingSet:
-        from ..data.transforms import resize_images
         from . import TrainingSet
 
-        # a set stored smaller than the data stays so: what a training cuts from it follows from the protocol
-        images = resize_images(made.images, min(self.data.image_size, *made.images.shape[-2:]))
-        return TrainingSet(images, made.labels, made.weights, made.logits)
+        return TrainingSet.from_set(made, self.protocol, self.data.image_size)
 
     def _train(
         self, training: TrainingSet, name: str, student: str, seed: int, protocol: Protocol, *, test: bool = True
@@ -186,24 +184,27 @@ class Evaluator:
                 progress=self.progress,
             )
         if test:
-            columns = {"top1": result.top1, "top5": result.top5, "val_top1": self._validate(result.model, student)}
+            columns = {
+                "top1": result.top1,
+                "top5": result.top5,
+                "val_top1": self._validate(result.model, student, training),
+            }
         else:
             columns = {"val_top1": result.top1}
         train = cost_columns("train", Cost.of(meter)) | {"images_per_second_train": result.train_images_per_second}
         columns |= {"steps": result.steps} | result.running.columns()
         return columns | cost_columns("label", label_cost) | train
 
-    def _validate(self, model: nn.Module, student: str) -> float:
+    def _validate(self, model: nn.Module, student: str, training: TrainingSet) -> float:
         """Return top-1 on validation, for whoever compares settings."""
         from . import score
-        from .inputs import Normaliser
         from .runtime import resolve
 
         protocol = self.protocol
         return score(
             model,
             self.data.val,
-            normaliser=Normaliser.named(protocol.normalisation, self.data),
+            normaliser=training.normaliser(protocol, self.data, self.device),
             image_size=protocol.image_size or self.data.image_size,
             scoring=protocol.scoring,
             running=resolve(protocol.execution, student, self.device),
@@ -222,9 +223,10 @@ class Evaluator:
         )
 
         def make(work: Path) -> Cost:
-            teacher, images = self.teacher, training.images
+            teacher, images, space = self.teacher, training.images, training.preprocessing
+            how = {"steps": steps, "seed": stream, "folder": work, "progress": self.progress}
             with measure(self.device) as meter:
-                make_bank(images, teacher, protocol, steps=steps, seed=stream, folder=work, progress=self.progress)
+                make_bank(images, teacher, protocol, preprocessing=space, **how)
             return Cost.of(meter, steps * protocol.numbers("", count, classes).batch_size)
 
         folder = self.store.get(

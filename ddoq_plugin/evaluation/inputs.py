@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.base import ImageData, Split
+from ..preprocessing import Preprocessing
 from .augment import affine_maps, cut, is_identity
 from .batches import Page
 from .mixing import apply_mix
@@ -69,12 +70,16 @@ class Normaliser:
         return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, 3, 1, 1)
 
 
+ImageSpace = Normaliser | Preprocessing
+"""What brings images to the numbers that a student sees, and back."""
+
+
 class Inputs:
     """A set's images on a device, from which the batches of a plan are made.
 
     Args:
-        images: uint8 [n, 3, H, H].
-        normaliser: applied before cropping (both are linear, so the order only matters for padding, which is black).
+        images: uint8 [n, 3, H, H], or float32: in [0, 1], and for a Preprocessing already in its space.
+        normaliser: applied before cropping (where it is per channel, the order only matters for padding).
         image_size: side of the batches in pixels.
         resize: larger images than ``resize * image_size`` are first brought to that size, with antialiasing.
     """
@@ -82,7 +87,7 @@ class Inputs:
     def __init__(
         self,
         images: Tensor,
-        normaliser: Normaliser,
+        normaliser: ImageSpace,
         augmentation: Augmentation,
         mixing: Mixing,
         image_size: int,
@@ -154,13 +159,18 @@ def source_size(stored: int, augmentation: Augmentation, image_size: int, resize
 
 
 def fit_size(images: Tensor, size: int) -> Tensor:
-    """Return uint8 ``images`` [n, 3, H, H] resized to ``size`` (bilinear, antialiased); themselves where H = size."""
+    """Return ``images`` [n, 3, H, H] resized to ``size`` (bilinear, antialiased); themselves where H = size.
+
+    uint8 images are rounded to uint8, float ones stay as they come.
+    """
     if images.shape[-1] == size:
         return images
     chunks = [
         F.interpolate(_unit(chunk), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
         for chunk in images.split(256)
     ]
+    if images.is_floating_point():
+        return torch.cat(chunks)
     return torch.cat([(chunk * 255).round_().clamp_(0, 255).to(torch.uint8) for chunk in chunks])
 
 

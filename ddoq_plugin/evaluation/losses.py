@@ -45,6 +45,11 @@ def kl_to_teacher(logits: Tensor, teacher_logits: Tensor, temperature: float, *,
     return losses * temperature**2 if scale else losses
 
 
+def half_squares(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the per-image 1/2 ||output - target||^2 [B], summed over classes: the loss of FRePo (Zhou et al. 2022)."""
+    return 0.5 * (outputs - targets.float()).square().sum(1)
+
+
 def mix_losses(losses: Tensor, partners: Tensor, lam: float) -> Tensor:
     """Return lam * loss_i + (1 - lam) * loss_j [B]: one prediction against the labels of both images of a mix."""
     return lam * losses + (1 - lam) * partners
@@ -52,23 +57,28 @@ def mix_losses(losses: Tensor, partners: Tensor, lam: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets:
-    """What an image should be answered with: labels int64 [n], weights float32 [n], logits float [n, C] or None."""
+    """What an image should be answered with: labels int64 [n], weights float32 [n], stored float [n, C] or None.
+
+    ``stored`` are logits for the loss ``kl`` and values for the loss ``mse``; None trains on the labels.
+    """
 
     labels: Tensor
     weights: Tensor
-    logits: Tensor | None = None
+    stored: Tensor | None = None
 
     def to(self, device: torch.device) -> Targets:
         """Return the targets on ``device``."""
-        logits = None if self.logits is None else self.logits.to(device)
-        return Targets(self.labels.to(device), self.weights.to(device), logits)
+        stored = None if self.stored is None else self.stored.to(device)
+        return Targets(self.labels.to(device), self.weights.to(device), stored)
 
 
 def own_losses(outputs: Tensor, targets: Targets, rows: Tensor, loss: Loss) -> Tensor:
-    """Return the loss [B] of each output against its own image's label or stored logits (``rows`` int64 [B])."""
-    if targets.logits is None:
+    """Return the loss [B] of each output against its own image's label or stored target (``rows`` int64 [B])."""
+    if targets.stored is None:
         return cross_entropy(outputs, targets.labels.index_select(0, rows))
-    own = targets.logits.index_select(0, rows)
+    own = targets.stored.index_select(0, rows)
+    if loss.name == "mse":
+        return half_squares(outputs, own)
     return kl_to_teacher(outputs, own, loss.temperature, scale=loss.scale_by_temperature_squared)
 
 

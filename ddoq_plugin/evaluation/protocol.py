@@ -29,13 +29,13 @@ class _Part(BaseModel):
 
 
 class Loss(_Part):
-    """``cross_entropy`` of class labels, or ``kl`` to soft labels at ``temperature`` (batch mean of the per-image
-    sums).
+    """``cross_entropy`` of class labels, ``kl`` to soft labels at ``temperature`` (batch mean of the per-image sums),
+    or ``mse`` to the set's regression targets (half the squares, summed over classes: :func:`.losses.half_squares`).
 
     ``scale_by_temperature_squared`` multiplies by T^2 (Hinton et al. 2015); SRe2L, D4M and RDED do not.
     """
 
-    name: Literal["cross_entropy", "kl"]
+    name: Literal["cross_entropy", "kl", "mse"]
     temperature: float = Field(1.0, gt=0)
     scale_by_temperature_squared: bool = False
 
@@ -115,12 +115,17 @@ class Protocol(_Part):
 
     ``label_mode``: ``hard``, class labels; ``soft_online``, the teacher's logits of each augmented batch, computed
     while training; ``soft_stored``, the same read from a :class:`~ddoq_plugin.evaluation.soft_labels.SoftLabelBank`
-    (FKD); ``soft_fixed``, the logits that the set carries, one vector an image.
+    (FKD); ``soft_fixed``, the targets that the set carries, one vector an image: logits for the loss ``kl``,
+    regression targets for ``mse``.
 
     Exactly one of ``epochs`` and ``steps`` is given. ``batch_size`` is capped at the number of images and doubled from
     ``double_batch_from_classes`` classes on. ``image_size`` None means the data's own. ``normalisation`` is
     ``imagenet`` (mean and std of ImageNet), ``dataset`` (measured on the train split) or ``none``. ``stored_top_k``
     keeps that many logits of each stored soft label (:mod:`ddoq_plugin.evaluation.pruning`); None keeps all.
+
+    ``learning_rate_from`` ``set`` takes the rate that the set's method learnt, in place of the optimiser's and the
+    students'. ``staged`` trains on the first stage of the set, then on the first two, and so on (PDD, Chen et al.
+    2023): each part takes an equal share of the steps, begins the schedule anew and keeps the optimiser's state.
     """
 
     name: str
@@ -140,6 +145,8 @@ class Protocol(_Part):
     normalisation: Literal["imagenet", "dataset", "none"] = "dataset"
     image_size: int | None = Field(None, gt=0)
     stored_top_k: int | None = Field(None, gt=0)
+    learning_rate_from: Literal["protocol", "set"] = "protocol"
+    staged: bool = False
     scoring: Scoring = Scoring()
     students: dict[str, StudentNumbers] = {}
     execution: Execution = Execution()
@@ -160,6 +167,10 @@ class Protocol(_Part):
             raise ValueError("'stored_top_k' is for label_mode 'soft_stored'")
         if (self.label_mode == "hard") != (self.loss.name == "cross_entropy"):
             raise ValueError(f"label_mode {self.label_mode!r} does not go with loss {self.loss.name!r}")
+        if self.loss.name == "mse" and self.label_mode != "soft_fixed":
+            raise ValueError("loss 'mse' needs the set's own targets: use label_mode 'soft_fixed'")
+        if self.staged and self.label_mode == "soft_stored":
+            raise ValueError("'staged' does not go with label_mode 'soft_stored', whose labels are of one plan")
         return self
 
     @property
@@ -191,6 +202,10 @@ class Protocol(_Part):
             weight_decay=self.optimizer.weight_decay if own.weight_decay is None else own.weight_decay,
             warmup=self.schedule.warmup if own.warmup is None else own.warmup,
         )
+
+    def for_full_data(self) -> Protocol:
+        """Return the protocol for real images, which have neither stages nor a learnt learning rate."""
+        return self.model_copy(update={"learning_rate_from": "protocol", "staged": False})
 
     def lengthened(self, factor: int) -> Protocol:
         """Return the protocol with ``factor`` times the steps or epochs for every student."""

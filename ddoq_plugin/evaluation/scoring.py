@@ -9,7 +9,7 @@ from torch import nn
 
 from ..data.base import Split
 from .eval_cache import cropped_batches
-from .inputs import Normaliser
+from .inputs import ImageSpace
 from .protocol import Scoring
 from .runtime import Runtime, forward
 
@@ -27,7 +27,7 @@ def score(
     model: nn.Module,
     split: Split,
     *,
-    normaliser: Normaliser,
+    normaliser: ImageSpace,
     image_size: int,
     scoring: Scoring,
     running: Runtime | None = None,

@@ -17,17 +17,18 @@ import torch
 from torch import Tensor
 
 from ..errors import EvaluationError
+from ..preprocessing import PIXELS, Preprocessing
 from ..progress import bar
 from ..seeding import derive_seed
 from ..store.artifacts import hash_tensors
 from .augment import CropParams
 from .batches import PAGE_STEPS, BatchPlan, Page
-from .inputs import Inputs, source_size
+from .inputs import ImageSpace, Inputs, source_size
 from .mixing import MixParams
 from .protocol import Protocol
 from .pruning import prune, restore
 from .runtime import keep_freed_memory
-from .teachers import Teacher
+from .teacher import Teacher
 
 CARD = "bank.json"
 SHARD_BYTES = 256 << 20  # of logits; a shard is what is held in memory while a bank is written
@@ -74,10 +75,18 @@ class SoftLabelBank:
         shard, start = self._pages[number]
         return {name: tensor[start : start + PAGE_STEPS] for name, tensor in shard.items()}
 
-    def check(self, protocol: Protocol, images: Tensor, image_size: int, steps: int, batch_size: int) -> None:
+    def check(
+        self,
+        protocol: Protocol,
+        images: Tensor,
+        image_size: int,
+        steps: int,
+        batch_size: int,
+        preprocessing: Preprocessing,
+    ) -> None:
         """Raise EvaluationError unless the bank labels these ``images`` as ``protocol`` asks, for ``steps`` steps."""
-        wanted = _card_of_set(images, protocol, image_size, batch_size)
-        different = [key for key, value in wanted.items() if self.card[key] != value]
+        wanted = _card_of_set(images, protocol, image_size, batch_size, preprocessing)
+        different = [key for key, value in wanted.items() if self.card.get(key) != value]
         if different:
             raise EvaluationError(
                 f"the soft-label bank was made with another {different[0].replace('_', ' ')} than this training has; "
@@ -144,6 +153,7 @@ def make_bank(
     *,
     steps: int,
     seed: int,
+    preprocessing: Preprocessing = PIXELS,
     folder: str | Path | None = None,
     progress: bool = False,
 ) -> SoftLabelBank:
@@ -151,7 +161,8 @@ def make_bank(
     device.
 
     Args:
-        images: uint8 [n, 3, H, H].
+        images: uint8 [n, 3, H, H], or float32 in the space of ``preprocessing``.
+        preprocessing: the space in which students see the images, cut and mixed; the teacher's own is made from it.
         folder: where to write the bank shard by shard and map it from, for banks that outgrow memory; None keeps it
             in memory.
         seed: of the plan; the bank's stream depends on nothing else.
@@ -173,22 +184,26 @@ def make_bank(
         )
     batch_size = protocol.numbers("", len(images), teacher.num_classes).batch_size
     card = {
-        **_card_of_set(images, protocol, image_size, batch_size),
+        **_card_of_set(images, protocol, image_size, batch_size, preprocessing),
         "teacher": teacher.fingerprint,
         "class_names": list(teacher.class_names),
         "seed": seed,
         "steps": whole_pages(steps),
     }
-    shards = _shards(images, teacher, protocol, card, progress)
+    space = teacher.normaliser if preprocessing.kind == "none" else preprocessing.to(teacher.device)
+    shards = _shards(images, space, teacher, protocol, card, progress)
     if folder is None:
         return SoftLabelBank(card, list(shards))
     return SoftLabelBank.load(_write(card, shards, Path(folder)))
 
 
-def _card_of_set(images: Tensor, protocol: Protocol, image_size: int, batch_size: int) -> dict[str, Any]:
+def _card_of_set(
+    images: Tensor, protocol: Protocol, image_size: int, batch_size: int, preprocessing: Preprocessing
+) -> dict[str, Any]:
     chosen = torch.linspace(0, len(images) - 1, min(len(images), SAMPLED_IMAGES), dtype=torch.float64).long()
     return {
         "images": hash_tensors(images[chosen])[:20],
+        "preprocessing": None if preprocessing.kind == "none" else preprocessing.hash,
         "number_of_images": len(images),
         "image_size": image_size,
         "batch_size": batch_size,
@@ -206,13 +221,13 @@ def _pruning(protocol: Protocol) -> dict[str, float] | None:
 
 
 def _shards(
-    images: Tensor, teacher: Teacher, protocol: Protocol, card: dict[str, Any], progress: bool
+    images: Tensor, space: ImageSpace, teacher: Teacher, protocol: Protocol, card: dict[str, Any], progress: bool
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the bank's shards one after the other."""
     size, batch_size = card["image_size"], card["batch_size"]
     inputs = Inputs(
         images,
-        teacher.normaliser,
+        space,
         protocol.augmentation,
         protocol.mixing,
         size,

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ..data.base import ImageData, Split
+from ..data.base import ImageData
 from ..errors import EvaluationError
 from ..progress import bar
 from ..seeding import derive_seed
 from .batches import PAGE_STEPS, BatchPlan, Page
-from .inputs import Inputs, Normaliser, PageBatches, source_size
+from .inputs import Inputs, PageBatches, source_size
 from .losses import Targets, batch_losses, mix_weights, weighted_loss
 from .optimisers import make_optimizer, set_learning_rate
 from .protocol import Protocol, TrainingNumbers
@@ -30,46 +28,8 @@ from .schedules import learning_rates
 from .scoring import score
 from .soft_labels import SoftLabelBank
 from .students.build import build_student
-from .teachers import Teacher
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What a student is trained on.
-
-    images: uint8 [n, 3, H, H]. labels: int64 [n]. weights: float [n], non-negative (None: all 1). logits: float [n,
-    C] or None, plain soft labels, used by the label mode ``soft_fixed``. Raises EvaluationError where they do not fit
-    each other.
-    """
-
-    images: Tensor
-    labels: Tensor
-    weights: Tensor | None = None  # never None once constructed
-    logits: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        if self.weights is None:
-            object.__setattr__(self, "weights", torch.ones(len(self.labels)))
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[-1] != self.images.shape[-2]:
-            raise EvaluationError(
-                f"training images must be uint8 [n, 3, H, H], not {self.images.dtype} {list(self.images.shape)}; "
-                "convert them first"
-            )
-        lengths = [len(part) for part in (self.images, self.labels, self.weights, self.logits) if part is not None]
-        if len(set(lengths)) != 1 or not lengths[0]:
-            raise EvaluationError(
-                f"images, labels, weights and logits must be equally many and not none, not {lengths}"
-            )
-        if not torch.isfinite(self.weights).all() or (self.weights < 0).any():
-            raise EvaluationError("weights must be finite and not negative; look at how the set was weighted")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @classmethod
-    def from_split(cls, split: Split) -> TrainingSet:
-        """Return all images of ``split`` with equal weights."""
-        return cls(split.images(), split.labels)
+from .teacher import Teacher
+from .training_set import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -77,9 +37,8 @@ class StudentResult:
     """A trained student.
 
     top1, top5: accuracy in percent (0 to 100) on the chosen split. seconds: building, training and scoring. steps:
-    gradient steps. train_images_per_second: of the training alone. peak_memory_bytes: the device's peak in this
-    training on CUDA, otherwise the process's largest resident size so far. running: the number format, memory format
-    and compilation that were used. model: the student, in eval mode.
+    gradient steps. train_images_per_second: of the training alone. running: the number format, memory format and
+    compilation that were used. model: the student, in eval mode.
     """
 
     top1: float
@@ -87,7 +46,6 @@ class StudentResult:
     seconds: float
     steps: int
     train_images_per_second: float
-    peak_memory_bytes: int
     running: Runtime
     model: nn.Module
 
@@ -111,36 +69,38 @@ def train_student(
     label mode ``soft_online``, ``bank`` by ``soft_stored`` (the bank's plan replaces the seed's).
 
     Raises:
-        EvaluationError: teacher, bank or logits that the protocol needs are missing or do not fit; labels outside
-            the dataset's classes; the loss is not finite.
+        EvaluationError: teacher, bank, targets, learning rate or stages that the protocol needs are missing or do
+            not fit; labels outside the dataset's classes; the loss is not finite.
         UnknownNameError: no such student.
     """
     started, device = time.perf_counter(), torch.device(device)
-    numbers = protocol.numbers(student, len(train), data.num_classes)
     image_size = protocol.image_size or data.image_size
-    _check(train, protocol, data, teacher, bank, image_size, numbers)
-    normaliser = Normaliser.named(protocol.normalisation, data)
+    _check(train, student, protocol, data, teacher, bank, image_size)
+    normaliser = train.normaliser(protocol, data, device)
     running = resolve(protocol.execution, student, device)
     model = build_student(student, data.num_classes, image_size, seed=derive_seed("student", seed)).to(device)
     arranged(model, running)
-    source = bank or BatchPlan(
-        num_images=len(train),
-        batch_size=numbers.batch_size,
-        source_size=source_size(train.images.shape[-1], protocol.augmentation, image_size, protocol.scoring.resize),
-        image_size=image_size,
-        augmentation=protocol.augmentation,
-        mixing=protocol.mixing,
-        seed=derive_seed("batches", seed),
-    )
-    inputs = Inputs(
-        train.images, normaliser, protocol.augmentation, protocol.mixing, image_size, protocol.scoring.resize, device
-    )
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    parts = train.unions() if protocol.staged else [train]
+    all_numbers = [_numbers(part, student, protocol, data.num_classes, len(parts)) for part in parts]
+    training_seconds, optimizer = 0.0, make_optimizer(model, protocol.optimizer, all_numbers[0])
+    for stage, (part, numbers) in enumerate(zip(parts, all_numbers, strict=True)):
+        source = bank or BatchPlan(
+            num_images=len(part),
+            batch_size=numbers.batch_size,
+            source_size=source_size(part.images.shape[-1], protocol.augmentation, image_size, protocol.scoring.resize),
+            image_size=image_size,
+            augmentation=protocol.augmentation,
+            mixing=protocol.mixing,
+            seed=derive_seed("batches", seed, *([stage] if stage else [])),
+        )
+        inputs = Inputs(
+            part.images, normaliser, protocol.augmentation, protocol.mixing, image_size, protocol.scoring.resize, device
+        )
+        with _numerics(device, derive_seed("dropout", seed, *([stage] if stage else []))):
+            targets = _targets(part, protocol, device)
+            run = _Run(model, optimizer, inputs, source, protocol, numbers, teacher, targets, running, student)
+            training_seconds += run.train(progress)
     with _numerics(device, derive_seed("dropout", seed)):
-        targets = _targets(train, protocol, device)
-        run = _Run(model, inputs, source, protocol, numbers, teacher, targets, running, student)
-        training_seconds = run.train(progress)
         scores = score(
             model,
             data.split(split),
@@ -154,9 +114,8 @@ def train_student(
         top1=scores.top1,
         top5=scores.top5,
         seconds=time.perf_counter() - started,
-        steps=numbers.steps,
-        train_images_per_second=numbers.steps * numbers.batch_size / training_seconds,
-        peak_memory_bytes=peak_memory(device),
+        steps=sum(numbers.steps for numbers in all_numbers),
+        train_images_per_second=sum(n.steps * n.batch_size for n in all_numbers) / training_seconds,
         running=running,
         model=model.eval(),
     )
@@ -168,6 +127,7 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
+        optimizer: torch.optim.Optimizer,
         inputs: Inputs,
         source: SoftLabelBank | BatchPlan,
         protocol: Protocol,
@@ -180,7 +140,7 @@ class _Run:
         self.model, self.inputs, self.source, self.protocol, self.numbers = model, inputs, source, protocol, numbers
         self.teacher = teacher if protocol.label_mode == "soft_online" else None
         self.targets, self.running, self.name = targets, running, name
-        self.optimizer = make_optimizer(model, protocol.optimizer, numbers)
+        self.optimizer = optimizer
         self.called = called(model, running)
 
     def train(self, progress: bool) -> float:
@@ -250,32 +210,32 @@ class _Run:
             )
 
 
-def peak_memory(device: torch.device) -> int:
-    """Return the peak in bytes: allocated on the CUDA device, otherwise resident in this process since it started."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def _parts(batch_size: int, accumulation: int) -> list[slice]:
     size = math.ceil(batch_size / accumulation)
     return [slice(start, start + size) for start in range(0, batch_size, size)]
 
 
 def _targets(train: TrainingSet, protocol: Protocol, device: torch.device) -> Targets:
-    logits = train.logits if protocol.label_mode == "soft_fixed" else None
-    return Targets(train.labels, train.weights.float(), logits).to(device)
+    stored = train.targets if protocol.label_mode == "soft_fixed" else None
+    return Targets(train.labels, train.weights.float(), stored).to(device)
+
+
+def _numbers(part: TrainingSet, student: str, protocol: Protocol, classes: int, parts: int) -> TrainingNumbers:
+    """Return the numbers of one of ``parts`` equally long parts of a training."""
+    numbers = protocol.numbers(student, len(part), classes)
+    if protocol.learning_rate_from == "set":
+        numbers = replace(numbers, lr=part.learning_rate)
+    return replace(numbers, steps=math.ceil(numbers.steps / parts))
 
 
 def _check(
     train: TrainingSet,
+    student: str,
     protocol: Protocol,
     data: ImageData,
     teacher: Teacher | None,
     bank: SoftLabelBank | None,
     image_size: int,
-    numbers: TrainingNumbers,
 ) -> None:
     """Raise EvaluationError for everything that can be known before training."""
     mode, name = protocol.label_mode, protocol.name
@@ -300,16 +260,31 @@ def _check(
                 f"the teacher was trained at {teacher.image_size} px, not at {image_size} px; train another"
             )
         teacher.check_classes(data.class_names)
-    if mode == "soft_fixed" and (train.logits is None or train.logits.shape[1] != data.num_classes):
+    kind = "regression" if protocol.loss.name == "mse" else "logits"
+    if mode == "soft_fixed" and (
+        train.targets is None or train.target_kind != kind or train.targets.shape[1] != data.num_classes
+    ):
+        has = "none" if train.targets is None else f"{train.target_kind} {list(train.targets.shape)}"
         raise EvaluationError(
-            f"protocol {name!r} needs logits [n, {data.num_classes}] in the set; choose another label mode"
+            f"protocol {name!r} (loss {protocol.loss.name}) needs {kind} [n, {data.num_classes}] in the set, which has "
+            f"{has}; choose another loss or label mode"
+        )
+    if protocol.learning_rate_from == "set" and train.learning_rate is None:
+        raise EvaluationError(
+            f"protocol {name!r} takes the learning rate from the set, and the set has none; set learning_rate_from to "
+            "protocol"
+        )
+    if protocol.staged and train.stage is None:
+        raise EvaluationError(
+            f"protocol {name!r} trains stage by stage, and the set has no stages; set staged to false"
         )
     if bank is not None:
         if bank.card["class_names"] != list(data.class_names):
             raise EvaluationError(
                 "the soft-label bank's teacher has other classes or another order; make a bank for this dataset"
             )
-        bank.check(protocol, train.images, image_size, numbers.steps, numbers.batch_size)
+        numbers = protocol.numbers(student, len(train), data.num_classes)
+        bank.check(protocol, train.images, image_size, numbers.steps, numbers.batch_size, train.preprocessing)
 
 
 @contextlib.contextmanager

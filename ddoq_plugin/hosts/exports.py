@@ -142,7 +142,14 @@ def stored_set(made: DistilledSet, data: HostData, store: Store, image_size: int
 
 
 def check_set(made: DistilledSet, data: HostData | ImageData, train_counts: Tensor | None) -> None:
-    """Raise EvaluationError unless the set fits the dataset and has one number of images a class."""
+    """Raise EvaluationError unless the set fits the dataset, has one number of images a class and is pictures that
+    the host can read: it knows nothing of preprocessing, mosaics and regression targets.
+    """
+    if made.preprocessing.kind != "none" or made.mosaic > 1 or made.target_kind == "regression":
+        raise EvaluationError(
+            "DD-Ranking's scores train on plain pictures, and the set is preprocessed, a mosaic or has regression "
+            "targets; score it with ddoq evaluate"
+        )
     if made.num_classes != data.num_classes:
         raise EvaluationError(
             f"the set has {made.num_classes} classes and the dataset {data.name!r} {data.num_classes}; "

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..data.transforms import resize_images
 from ..errors import EvaluationError
 from ..evaluation import Protocol, SoftLabelBank, TrainingSet, make_bank, score, train_student
 from ..evaluation.inputs import Normaliser
@@ -142,8 +141,9 @@ class _Bench:
     def score(self, place: int, label: str, made: DistilledSet, way: str, number: int) -> dict[str, Any]:
         """Return the row of one set and repetition."""
         started = time.perf_counter()
-        images = resize_images(made.images, min(self.data.image_size, made.images.shape[-1]))
-        training = TrainingSet(images, made.labels, made.weights if way == "loss" else None)
+        training = TrainingSet.from_set(made, self.protocols["soft"], self.data.image_size)
+        if way != "loss":
+            training = replace(training, weights=None)
         outcomes = {}
         for role in dict.fromkeys(role for metric in self.metrics for role in ROLES[metric]):
             outcomes[role] = self._outcome(role, training, made.ipc, number)

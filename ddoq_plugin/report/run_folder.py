@@ -41,7 +41,8 @@ def write_run_report(folder: str | Path) -> str:
 
 def draw_contact_sheets(folder: Path) -> dict[str, Path]:
     """Draw each method's set of the largest IPC and the first seed; return title -> PNG in ``figures/sets``."""
-    from ..distilled_set import PROVENANCE, DistilledSet
+    from ..distilled_set import DistilledSet
+    from ..set_folder import PROVENANCE
     from .figures import contact_sheet
 
     found = []

@@ -10,7 +10,7 @@ from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.pruning import prune, restore
 from ddoq_plugin.evaluation.soft_labels import SoftLabelBank, bank_key, make_bank
 from ddoq_plugin.evaluation.students.build import build_student
-from ddoq_plugin.evaluation.teachers import Teacher
+from ddoq_plugin.evaluation.teacher import Teacher
 from ddoq_plugin.evaluation.training import TrainingSet, train_student
 
 CLASSES, TEMPERATURE = 12, 4.0

@@ -15,7 +15,8 @@ from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.mixing import apply_mix
 from ddoq_plugin.evaluation.soft_labels import SoftLabelBank, bank_key, bank_steps, make_bank, whole_pages
 from ddoq_plugin.evaluation.students.build import build_student
-from ddoq_plugin.evaluation.teachers import Teacher, pretrained_teacher, train_teacher
+from ddoq_plugin.evaluation.teacher import Teacher
+from ddoq_plugin.evaluation.teachers import pretrained_teacher, train_teacher
 from ddoq_plugin.evaluation.training import TrainingSet, train_student
 
 TEACHING = protocol(steps=60, optimizer={"name": "adamw", "lr": 0.005}, batch_size=12)

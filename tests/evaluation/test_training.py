@@ -20,7 +20,7 @@ from ddoq_plugin.evaluation.mixing import apply_mix
 from ddoq_plugin.evaluation.optimisers import make_optimizer
 from ddoq_plugin.evaluation.soft_labels import make_bank
 from ddoq_plugin.evaluation.students.build import build_student
-from ddoq_plugin.evaluation.teachers import Teacher
+from ddoq_plugin.evaluation.teacher import Teacher
 from ddoq_plugin.evaluation.training import TrainingSet, train_student
 from ddoq_plugin.seeding import derive_seed
 from ddoq_plugin.store.artifacts import hash_tensors

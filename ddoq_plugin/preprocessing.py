@@ -1,0 +1,171 @@
+"""The space that images live in before a student sees them: pixels, standardised channels or ZCA-whitened pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .errors import DataError
+from .store.artifacts import hash_key, hash_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from .data.base import Split
+
+KINDS = ("none", "standardised", "zca")
+TENSORS = ("mean", "std", "matrix")
+BATCH = 1024  # images read at a time
+FLOAT64_VALUES = 1 << 27  # pixel values up to which a ZCA is fitted in float64 (1 GiB); beyond in float32, as MTT does
+LARGEST_ZCA = 64  # pixels a side: its matrix has (3 * 64 * 64)^2 entries, 604 MB, and takes minutes to factorise
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """A fixed invertible map of images in [0, 1].
+
+    kind ``none``: the identity. ``standardised``: (x - mean) / std, with mean and std float32 ``[3]``. ``zca``:
+    (x - mean) @ matrix of the flattened image, with mean float32 ``[D]``, matrix float32 ``[D, D]`` and D = 3 * H * W.
+    Raises DataError where kind and tensors do not fit each other.
+    """
+
+    kind: str = "none"
+    mean: torch.Tensor | None = None
+    std: torch.Tensor | None = None
+    matrix: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"there is no preprocessing {self.kind!r}; use one of {', '.join(KINDS)}")
+        d = None if self.mean is None else self.mean.numel()
+        wanted = {"none": {}, "standardised": {"mean": (3,), "std": (3,)}, "zca": {"mean": (d,), "matrix": (d, d)}}
+        given = {name: tuple(tensor.shape) for name, tensor in self.tensors().items()}
+        if given != wanted[self.kind] or self.kind == "zca" and d is not None and d % 3:
+            raise DataError(
+                f"preprocessing 'none' has no tensors, 'standardised' mean [3] and std [3], 'zca' mean [D] and matrix "
+                f"[D, D] with D = 3 * H * W; {self.kind!r} was given {given}"
+            )
+        for name, tensor in self.tensors().items():
+            if not (tensor.is_floating_point() and tensor.isfinite().all()) or (name == "std" and (tensor <= 0).any()):
+                raise DataError(f"the preprocessing's {name} must be finite floats (std above 0); fit it again")
+
+    @classmethod
+    def fit(cls, kind: str, split: Split, eps: float = 0.1) -> Preprocessing:
+        """Return the preprocessing of this kind, measured on all images of ``split``.
+
+        ``eps`` is added to the eigenvalues of the covariance (divided by n - 1) of a ZCA; 0.1 is that of MTT
+        (Cazenavette et al. 2022). Memory of a ZCA: all images as floats, twice. Raises DataError for an unknown kind,
+        an eps that is not positive, fewer than two images, or ZCA of images above 64 px.
+        """
+        if kind == "standardised":
+            return cls(kind, *_channel_statistics(split))
+        if kind != "zca":
+            return cls(kind)
+        if split.image_size > LARGEST_ZCA:
+            raise DataError(
+                f"ZCA of {split.image_size} px images needs too large a matrix; use at most {LARGEST_ZCA} px or "
+                "'standardised'"
+            )
+        if len(split) < 2 or not 0 < eps < math.inf:
+            raise DataError(f"ZCA needs two images and a positive eps, not {len(split)} and {eps}")
+        import torch
+        from kornia.enhance import ZCAWhitening
+
+        dimension = 3 * split.image_size**2
+        dtype = torch.float64 if len(split) * dimension <= FLOAT64_VALUES else torch.float32
+        values = torch.empty(len(split), dimension, dtype=dtype)
+        for start, (images, _) in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
+            values[start : start + len(images)] = images.flatten(1).to(dtype) / 255
+        fitted = ZCAWhitening(eps=float(eps)).fit(values)
+        return cls(kind, fitted.mean_vector[0].float(), matrix=fitted.transform_matrix.float())
+
+    def apply(self, images: torch.Tensor) -> torch.Tensor:
+        """Return float32 ``[n, 3, H, W]`` in this space, of ``images`` uint8 or float in [0, 1]; differentiable."""
+        import torch
+
+        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        if self.kind == "standardised":
+            return (pixels - _channels(self.mean, pixels)) / _channels(self.std, pixels)
+        if self.kind == "zca":
+            from kornia.enhance import linear_transform
+
+            self.check_size(pixels.shape[-2:])
+            return linear_transform(pixels, self.matrix.to(pixels.device), self.mean.to(pixels.device)[None])
+        return pixels
+
+    def undo(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images of this space as pixels: inside [0, 1] where they came from pixels, not clamped."""
+        if self.kind == "standardised":
+            return images * _channels(self.std, images) + _channels(self.mean, images)
+        if self.kind == "zca":
+            flat = images.flatten(1) @ self._inverse.to(images.device) + self.mean.to(images.device)
+            return flat.view(images.shape)
+        return images
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what a student sees: uint8 images are brought into this space, float ones lie in it already."""
+        return images if images.is_floating_point() else self.apply(images)
+
+    def black(self, device: torch.device) -> torch.Tensor:
+        """Return what lies outside a shifted image, float ``[1, 3, 1, 1]``: a black pixel, or 0 (the mean image) in
+        ZCA space, where black has another value at each pixel."""
+        import torch
+
+        zero = torch.zeros(1, 3, 1, 1, device=device)
+        return zero if self.kind == "zca" else self.apply(zero)
+
+    def check_size(self, shape: tuple[int, int]) -> None:
+        """Raise DataError unless images of ``shape`` (H, W) fit the matrix of a ZCA."""
+        if self.kind == "zca" and self.mean.numel() != 3 * shape[0] * shape[1]:
+            raise DataError(
+                f"the ZCA matrix is for {self.mean.numel()} values an image, and images of {shape[0]}x{shape[1]} px "
+                f"have {3 * shape[0] * shape[1]}; fit it on images of that size"
+            )
+
+    def to(self, device: str | torch.device) -> Preprocessing:
+        """Return it with its tensors on ``device``."""
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return its tensors by name, to be saved."""
+        return {name: getattr(self, name) for name in TENSORS if getattr(self, name) is not None}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Preprocessing:
+        """Return the preprocessing that :meth:`tensors` came from."""
+        return cls("zca" if "matrix" in tensors else "standardised" if tensors else "none", **tensors)
+
+    @cached_property
+    def hash(self) -> str:
+        """Hash of kind and tensors."""
+        return hash_key([self.kind, hash_tensors(self.mean, self.std, self.matrix)])[:20]
+
+    @cached_property
+    def _inverse(self) -> torch.Tensor:
+        import torch
+
+        return torch.linalg.inv(self.matrix.double()).float()
+
+
+PIXELS = Preprocessing()
+"""The images as they are."""
+
+
+def _channel_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and deviation float32 [3] over all pixels, from sums of integers, which are exact in any order."""
+    import torch
+
+    total, squares, count = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), 0
+    for images, _ in split.batches(BATCH):
+        pixels = images.transpose(0, 1).flatten(1).long()
+        total, squares, count = total + pixels.sum(1), squares + (pixels**2).sum(1), count + pixels.shape[1]
+    mean = total.double() / count
+    deviation = (squares.double() / count - mean**2).clamp_min(0).sqrt() / 255
+    return (mean / 255).float(), deviation.clamp_min(1e-3).float()
+
+
+def _channels(values: Any, like: torch.Tensor) -> torch.Tensor:
+    return values.to(like.device).view(1, 3, 1, 1)
