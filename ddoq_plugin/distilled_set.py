@@ -10,9 +10,8 @@ as those that differ in their weights, share their images' files in a store, by 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +47,7 @@ class DistilledSet:
     [0, 1], clamped and rounded. labels: int64 ``[n]``, ascending (class-major), every class present. weights: float32
     ``[n]``, non-negative, of mean 1 within each class; default all 1. targets: float ``[n, classes]`` or None;
     target_kind ``logits`` (plain soft labels of the images as they are) or ``regression`` (outputs to be met by squared
-    error). ``logits=`` is another word for targets of the kind ``logits``. provenance: JSON-able.
+    error). provenance: JSON-able.
 
     floats: float32 ``[n, 3, H, W]`` or None, the exact images, in the space of ``preprocessing`` (kind ``none``: [0,
     1]). preprocessing: of kind ``none``, students see the images as their protocol normalises them; otherwise they see
@@ -93,11 +92,6 @@ class DistilledSet:
     def ipc(self) -> int:
         """Stored images per class (the largest, where classes differ)."""
         return int(self.labels.bincount(minlength=self.num_classes).max())
-
-    @property
-    def logits(self) -> torch.Tensor | None:
-        """The targets where they are soft labels, otherwise None."""
-        return self.targets if self.target_kind == "logits" else None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -207,21 +201,6 @@ class DistilledSet:
         if made.hash != about.get("hash"):
             raise DataError(f"the tensors of {folder} do not match the hash in its {PROVENANCE}; distil it again")
         return made
-
-
-def _accept_logits(init: Callable[..., None]) -> Callable[..., None]:
-    """Take ``logits=`` for targets of that kind, as the constructor and ``dataclasses.replace`` always have."""
-
-    @functools.wraps(init)
-    def accepting(self: DistilledSet, *args: Any, **fields: Any) -> None:
-        if "logits" in fields:
-            fields |= {"targets": fields.pop("logits"), "target_kind": "logits"}
-        init(self, *args, **fields)
-
-    return accepting
-
-
-DistilledSet.__init__ = _accept_logits(DistilledSet.__init__)  # type: ignore[method-assign]
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ def make_set(**changes):
         "labels": torch.tensor([0, 0, 0, 1, 1]),
         "class_names": NAMES,
         "weights": torch.tensor([0.5, 1.5, 1.0, 1.2, 0.8]),
-        "logits": torch.randn(5, 2, generator=generator),
+        "targets": torch.randn(5, 2, generator=generator),
         "provenance": {"method": "mine", "stats": {"w2_used": 0.1}},
     }
     return DistilledSet(**{**parts, **changes})
@@ -33,7 +33,7 @@ def make_set(**changes):
 def test_round_trip_is_exact(tmp_path):
     made = make_set()
     read = DistilledSet.load(made.save(tmp_path / "set"), NAMES)
-    for name in ("images", "labels", "weights", "logits"):
+    for name in ("images", "labels", "weights", "targets"):
         assert torch.equal(getattr(read, name), getattr(made, name)), name
     assert (read.class_names, read.provenance, read.hash) == (made.class_names, made.provenance, made.hash)
 
@@ -63,7 +63,7 @@ def test_sets_of_earlier_versions_are_read(tmp_path):
     made = make_set()
     folder = made.save(tmp_path / "set")
     (folder / "images.safetensors").unlink()
-    tensors = {name: getattr(made, name) for name in ("images", "labels", "weights", "logits")}
+    tensors = {name: getattr(made, name) for name in ("images", "labels", "weights")} | {"logits": made.targets}
     write_tensors(folder / "tensors.safetensors", tensors)
     assert DistilledSet.load(folder).hash == made.hash
 
@@ -91,7 +91,7 @@ def test_weights_default_to_one():
         ({"weights": torch.tensor([0.5, 1.5, 1.0, 1.2, 1.8])}, "tench.*1.5"),
         ({"weights": torch.tensor([2.5, -0.5, 1.0, 1.2, 0.8])}, "non-negative"),
         ({"weights": torch.tensor([float("nan")] * 5)}, "finite"),
-        ({"logits": torch.zeros(5, 3)}, r"\[5, 2\]"),
+        ({"targets": torch.zeros(5, 3)}, r"\[5, 2\]"),
     ],
 )
 def test_what_does_not_fit_is_an_error(changes, message):

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.transforms import resize_images
+from ..distilled_set import to_uint8
 from ..errors import DataError, EvaluationError
 from ..evaluation.inputs import IMAGENET_MEAN, IMAGENET_STD, Normaliser
 from ..store.artifacts import Store, hash_tensors
@@ -104,19 +105,20 @@ def export_set(
     """Write a set in DD-Ranking's formats and return the folder.
 
     ``images/00000/00000.png`` (class folders), ``images.pt`` (float32 [n, 3, H, W], class-major, normalised by
-    ``normaliser``), ``labels.pt`` (float32 logits [n, C]: the set's own, or the ``teacher``'s; left out where there is
+    ``normaliser``; exact for a set of floats), ``labels.pt`` (float32 logits [n, C]: the set's own, or the ``teacher``'s; left out where there is
     neither) and ``lr.pt`` (a scalar, where ``learning_rate`` is given). ``image_size`` resizes.
     """
     folder = Path(folder)
     if (folder / "images").exists():
         raise DataError(f"{folder} already holds an exported set; give a new folder or remove the old one")
-    images = made.images if image_size is None else resize_images(made.images, image_size)
+    images = made.images if made.floats is None else made.floats
+    images = images if image_size is None else resize_images(images, image_size)
     counts = [0] * made.num_classes
-    for image, label in zip(images, made.labels.tolist(), strict=True):
+    for image, label in zip(to_uint8(images) if made.floats is not None else images, made.labels.tolist(), strict=True):
         _write_png(image, folder / "images", label, counts[label])
         counts[label] += 1
     torch.save(normaliser(images), folder / "images.pt")
-    logits = made.logits if made.logits is not None or teacher is None else teacher.logits(images)
+    logits = made.targets if made.targets is not None or teacher is None else teacher.logits(images)
     if logits is not None:
         torch.save(logits, folder / "labels.pt")
     if learning_rate is not None:
@@ -129,7 +131,7 @@ def stored_set(made: DistilledSet, data: HostData, store: Store, image_size: int
     normaliser = data.normaliser
     key = {
         "images": made.image_hash,
-        "logits": hash_tensors(made.logits),
+        "logits": hash_tensors(made.targets),
         "size": image_size,
         "normaliser": [normaliser.mean, normaliser.std],
         "layout": "class folders of png, 1",

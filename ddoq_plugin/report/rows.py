@@ -27,6 +27,7 @@ from ..record import (
 )
 
 SETTING = ("dataset", "prior", "teacher", "protocol")  # what must be one and the same within a table
+MOSAIC = " (mosaic)"  # behind the label of sets whose stored images hold four
 ROW_FILES = ("rows.parquet", "rows.csv")
 
 
@@ -124,7 +125,7 @@ def make_frame(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     none = pd.Series([None] * len(given), index=given.index, dtype=object)
     members = [name for name in given.columns if name not in BY_NAME and given[name].notna().any()]
     content = {name: _typed(name, given.get(name, none)) for name in sorted([*BY_NAME, *members], key=column_order)}
-    frame = pd.DataFrame(content).reset_index(drop=True)
+    frame = _marked(pd.DataFrame(content).reset_index(drop=True))
     cells = frame[frame["evaluator"].isna()]  # a host may score several sets of one label
     doubled = cells[cells.duplicated(["method", "label", "ipc", "clusters", "student", "seed", *SETTING])]
     if len(doubled):
@@ -133,6 +134,14 @@ def make_frame(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
             f"two rows have {row_key(first)}, student {first['student']}, seed {first['seed']}; keep one of them"
         )
     return frame.sort_values(["ipc", "place", "label", "clusters", "student", "seed"], kind="stable", ignore_index=True)
+
+
+def _marked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Say in the labels which sets are mosaics, so that every table and figure does."""
+    labels = frame["label"]
+    mosaics = labels.isin(labels[frame["mosaic"].fillna(1) > 1]) & ~labels.str.endswith(MOSAIC)
+    frame["label"] = labels.where(~mosaics, labels + MOSAIC)
+    return frame
 
 
 def trained_rows(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from .comparisons import (
 from .rows import (
     FULL_DATA,
     FULL_DATA_TWICE,
+    MOSAIC,
     RowKey,
     lines_of,
     row_key,
@@ -119,6 +120,8 @@ def footnotes(
             f"correction over the {count} tests of this table (none where the paired differences do not vary)."
         )
     said += _detectable(tested)
+    if any(line.label.endswith(MOSAIC) for line in lines_of(frame)):
+        said.append("Mosaic: every stored image holds four of a quarter of its size; IPC counts stored images.")
     if same:  # the column "note" names them
         said.append("Lines that are identical by construction are the very same sets, trained and tested once.")
     failed = int((frame["status"] == "failed").sum())

@@ -140,7 +140,7 @@ def test_accumulated_parts_make_the_same_step(data, training_set):
 def test_fixed_logits_are_learnt(data, training_set):
     logits = 8.0 * F.one_hot(training_set.labels.roll(2), 3)  # every class called by another's name
     made = protocol(steps=60, label_mode="soft_fixed", loss={"name": "kl"}, optimizer={"name": "adamw", "lr": 0.01})
-    result = train_student(replace(training_set, logits=logits), "mlp", made, data, seed=SEED, split="val")
+    result = train_student(replace(training_set, targets=logits), "mlp", made, data, seed=SEED, split="val")
     assert result.top1 < 25  # chance is 33, the true labels give over 80
     with pytest.raises(EvaluationError, match="logits"):
         train_student(training_set, "mlp", made, data, seed=SEED)

@@ -23,7 +23,7 @@ def read(folder):
 
 def test_a_set_is_exported_in_all_formats_of_the_host(tmp_path):
     logits = torch.randn(9, 3)
-    made = first_images(tiny_data(), logits=logits)
+    made = first_images(tiny_data(), targets=logits)
     folder = export_set(made, tmp_path / "out", NORMALISER, learning_rate=0.01)
     images, labels = read(folder / "images")
     assert torch.equal(images, made.images) and torch.equal(labels, made.labels)
