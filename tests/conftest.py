@@ -1,3 +1,5 @@
+"""Options of the test run, and a sweep small enough to run in seconds: few digits, no diffusion, forty steps."""
+
 from __future__ import annotations
 
 import os
@@ -24,3 +26,43 @@ def pytest_collection_modifyitems(config, items):
         for name, reason in skips.items():
             if reason is not None and item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+PROTOCOL = """\
+name: forty_steps
+source: made for the tests, says nothing of accuracy
+label_mode: {mode}
+loss: {loss}
+optimizer: {{name: adamw, lr: 0.005, weight_decay: 0.01}}
+steps: 40
+batch_size: 20
+mixing: {{name: cutmix, probability: 0.5}}
+"""
+HARD = PROTOCOL.format(mode="hard", loss="{name: cross_entropy}")
+SOFT = PROTOCOL.format(mode="soft_stored", loss="{name: kl, temperature: 20}")
+
+SWEEP = """\
+name: small
+dataset: {{name: digits, limit_per_class: 12}}
+prior: pixel
+methods:
+  - {{name: ddoq, weighting: [uniform, sqrt], strength: 0.0}}
+  - {{name: random}}
+ipc: [1, 3]
+clusters: [ipc, 5]
+students: [mlp]
+teacher: {{student: mlp, protocol: {folder}/hard.yaml}}
+protocol: {folder}/soft.yaml
+seeds: 2
+output: {folder}/run
+"""
+
+
+@pytest.fixture
+def small_sweep(tmp_path):
+    """Return the path of the sweep's YAML; its folder is ``tmp_path / "run"``."""
+    (tmp_path / "hard.yaml").write_text(HARD)
+    (tmp_path / "soft.yaml").write_text(SOFT)
+    path = tmp_path / "small.yaml"
+    path.write_text(SWEEP.format(folder=tmp_path))
+    return path

@@ -16,7 +16,7 @@ from ..store.code import code_hash
 from ..store.metering import Cost, measure
 from .checkpoints import CHECKPOINT
 from .encoding import prior_module
-from .generation import GENERATION_GROUP, at_size
+from .generation import GENERATION_GROUP, at_size, resized
 from .networks import NetworkDoors
 from .work import Effort, Work
 
@@ -79,14 +79,16 @@ class DistillContext(NetworkDoors):
     ) -> DistilledSet:
         """Return the DistilledSet of a method's images with its provenance.
 
-        ``fields`` are those of :class:`~ddoq_plugin.DistilledSet`, such as ``weights``, ``targets`` or ``floats``;
-        images larger than the method's ``stored_size`` are brought to it. ``stats`` become columns of the rows.
+        ``images`` are uint8, or float32 in the space of ``preprocessing`` where the set is not to be rounded.
+        ``fields`` are those of :class:`~ddoq_plugin.DistilledSet`, such as ``weights`` or ``targets``. Images larger
+        than the method's ``stored_size`` are brought to it. ``stats`` become columns of the rows.
         """
         from ..distilled_set import DistilledSet
 
         size = method.config.stored_size
         if size is not None and images.shape[-1] > size:
             images = self._shrunk(images, size)
+        pixels, floats = (None, images) if images.is_floating_point() else (images, None)
         provenance = {
             "method": method.name or type(method).__name__,
             "label": method.label(),
@@ -100,7 +102,7 @@ class DistillContext(NetworkDoors):
             "seed": seed,
             "stats": stats or {},
         }
-        return DistilledSet(images, labels, self.class_names, provenance=provenance, **fields)
+        return DistilledSet(pixels, labels, self.class_names, provenance=provenance, floats=floats, **fields)
 
     def prior_modules(self) -> list[str]:
         """Return the module that defines the prior, none where there is no prior."""
@@ -213,6 +215,8 @@ class DistillContext(NetworkDoors):
         return whole
 
     def _shrunk(self, images: torch.Tensor, size: int) -> torch.Tensor:
+        if images.is_floating_point():
+            return resized(images, size)
         made = self.empty_images(len(images), size)
         for start in range(0, len(images), GENERATION_GROUP):
             part = slice(start, start + GENERATION_GROUP)

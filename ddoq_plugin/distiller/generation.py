@@ -36,19 +36,23 @@ def class_groups(num_classes: int, ipc: int, images: int = GENERATION_GROUP) -> 
 
 
 def at_size(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Return images ``[n, 3, S, S]``, float in [0, 1] or uint8, as uint8 ``[n, 3, size, size]``, rounded once.
+    """Return images ``[n, 3, S, S]``, float in [0, 1] or uint8, as uint8 ``[n, 3, size, size]``, rounded once."""
+    from ..distilled_set import to_uint8
+
+    return to_uint8(resized(images if images.is_floating_point() else images.float() / 255, size))
+
+
+def resized(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return float images ``[n, 3, S, S]`` as ``[n, 3, size, size]``, not clamped.
 
     Bicubic and antialiased: the default of Pillow's ``resize``, with which D4M's code stores its images
     (suduo94/D4M, distillation/gen_syn_image.py).
     """
     import torch.nn.functional as F
 
-    from ..distilled_set import to_uint8
-
-    images = images if images.is_floating_point() else images.float() / 255
-    if images.shape[-1] != size:
-        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
-    return to_uint8(images)
+    if images.shape[-1] == size:
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,8 @@ class LatentDoors(ContextCore):
     ) -> Pushforward:
         """Declare ``count`` images a class, pushed through the prior from ``starts(class_id)`` ``[count, ...]``.
 
-        ``recipe`` is plain data: all that the starts depend on beside the work that they need (``needs(class_id)``).
+        ``recipe`` is plain data: all that starts and guide depend on beside their code and the work that they need
+        (``needs(class_id)``).
         Its images are stored by this recipe, in groups of classes; sets with one recipe share them. ``guide(classes)``
         gives the guide of a group. Image i of a class has the noise of (seed, class, i).
         """
@@ -280,7 +281,8 @@ class Pushforward:
         """Declare the images of a group of classes."""
         context, sampler = self.context, self.sampler
         needs = tuple(work for class_id in group for work in self.needs(class_id))
-        recipe = {"recipe": self.recipe, "needs": [work.address for work in needs], "seed": self.seed}
+        code = code_hash(self.starts.__module__, *([] if self.guide is None else [self.guide.__module__]))
+        recipe = {"recipe": self.recipe, "needs": [work.address for work in needs], "seed": self.seed, "code": code}
         key = self._generation(group, None).key(recipe | {"group": list(group), "count": self.count})
         images = len(group) * self.count
         space, strength = sampler.get("space", "latent"), sampler["strength"]

@@ -105,7 +105,8 @@ def export_set(
     """Write a set in DD-Ranking's formats and return the folder.
 
     ``images/00000/00000.png`` (class folders), ``images.pt`` (float32 [n, 3, H, W], class-major, normalised by
-    ``normaliser``; exact for a set of floats), ``labels.pt`` (float32 logits [n, C]: the set's own, or the ``teacher``'s; left out where there is
+    ``normaliser``; exact for a set of floats), ``labels.pt`` (float32 logits [n, C]: the set's own, or the
+    ``teacher``'s; left out where there is
     neither) and ``lr.pt`` (a scalar, where ``learning_rate`` is given). ``image_size`` resizes.
     """
     folder = Path(folder)

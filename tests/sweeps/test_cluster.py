@@ -195,7 +195,10 @@ def failed_rows(run):
 
 def check_failures(failed):
     assert set(failed) == {("deadly", 1), ("fragile", 1)}, failed
-    assert "generate deadly" in failed["deadly", 1] and "ended its worker process 3 times" in failed["deadly", 1]
+    assert (
+        "generate 4 images of classes" in failed["deadly", 1]
+        and "ended its worker process 3 times" in failed["deadly", 1]
+    )
     assert failed["fragile", 1] == "ValueError: a bug of this method"
 
 
