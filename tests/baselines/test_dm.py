@@ -1,0 +1,138 @@
+"""DM: its step equals the authors', it continues after a kill, a plan prices it, its row says what it cost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ddoq_baselines import dm
+from ddoq_baselines.dm import DM, matching_loss
+
+from ddoq_plugin.config import load_config
+from ddoq_plugin.data import load_data
+from ddoq_plugin.distiller import DistillContext
+from ddoq_plugin.errors import DistillError
+from ddoq_plugin.planning import make_plan
+from ddoq_plugin.report import load_rows
+from ddoq_plugin.store.artifacts import Store
+from ddoq_plugin.sweeps import sweep
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "dm_step.npz"
+QUICK = {"iterations": 5, "network": "convnet3_w32", "batch": 8}
+
+
+def published_network(values):
+    """Return the network of the published values (their README names its layers), in float64."""
+    layers = []
+    for depth in range(3):
+        weight = values[f"w.features.{4 * depth}.weight"]
+        layers += [
+            torch.nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1),
+            torch.nn.GroupNorm(weight.shape[0], weight.shape[0]),
+            torch.nn.ReLU(),
+            torch.nn.AvgPool2d(2),
+        ]
+    network = torch.nn.Sequential()
+    network.features, network.flatten = torch.nn.Sequential(*layers), torch.nn.Flatten()
+    network.classifier = torch.nn.Linear(values["w.classifier.weight"].shape[1], 3)
+    state = {name.removeprefix("w."): torch.from_numpy(one) for name, one in values.items() if name.startswith("w.")}
+    network.load_state_dict(state)
+    return network.double().requires_grad_(False)
+
+
+def test_a_step_equals_the_published_one():
+    values = dict(np.load(GOLDEN))
+    network = published_network(values)
+    images = torch.from_numpy(values["images"]).double().requires_grad_()
+    real = torch.from_numpy(values["real"]).double()
+    total = 0.0
+    for own, batch in zip(images.split(2), real, strict=True):
+        loss, features = matching_loss(network, batch, own, torch.ones(len(batch)).double())
+        loss.backward()
+        total += float(loss.detach())
+    assert features == 32 and total == pytest.approx(float(values["loss"]), rel=1e-9)
+    torch.testing.assert_close(images.grad, torch.from_numpy(values["grad_images"]), rtol=1e-8, atol=1e-10)
+    optimiser = torch.optim.SGD([images], lr=float(values["lr_img"]), momentum=float(values["momentum"]))
+    optimiser.step()
+    torch.testing.assert_close(images.detach(), torch.from_numpy(values["images_after"]), rtol=1e-8, atol=1e-10)
+
+
+def test_images_come_nearer_to_the_features_of_their_class():
+    context = DistillContext(load_data("digits", limit_per_class=30))
+    made = DM(iterations=25, network="convnet3_w32", batch=30, init="noise").distill(context, 1)
+    stats = made.provenance["stats"]
+    assert stats["loss_last"] < 0.7 * stats["loss_first"]
+    assert made.floats.min() >= 0 and made.floats.max() <= 1 and made.floats.std() > 0.05
+    assert ((made.images.float() / 255 - made.floats).abs() <= 0.5 / 255 + 1e-6).all()
+
+
+def test_a_loss_that_is_no_number_is_one_clear_error(monkeypatch):
+    context = DistillContext(load_data("digits", limit_per_class=5))
+    monkeypatch.setattr(dm, "matching_loss", lambda network, real, made, weights: (made.sum() * float("nan"), 128))
+    with pytest.raises(DistillError, match="diverged.*at step 0; lower lr"):
+        DM(**QUICK).distill(context, 1)
+
+
+SLOWLY = """\
+import sys
+from ddoq_baselines.dm import DM
+from ddoq_plugin.data import load_data
+from ddoq_plugin.distiller import DistillContext, core
+from ddoq_plugin.store.artifacts import Store
+import torch
+torch.set_num_threads(1)
+core.CHECKPOINT_SECONDS = 0.0
+context = DistillContext(load_data("digits", limit_per_class=10), store=Store(sys.argv[1]))
+made = context.distilled(DM(iterations=400, network="convnet3_w32", batch=8), 1)
+print(made.hash, made.provenance["cost"]["own"]["seconds"])
+"""
+
+
+def test_killed_in_its_middle_it_ends_with_the_same_set(tmp_path):
+    def start(store):
+        return subprocess.Popen([sys.executable, "-c", SLOWLY, str(store)], stdout=subprocess.PIPE, text=True)
+
+    whole, _ = start(tmp_path / "whole").communicate(timeout=300)
+    killed = start(tmp_path / "killed")
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "killed").rglob("*.checkpoint")):
+        assert killed.poll() is None and time.monotonic() < deadline, "it made no checkpoint"
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    (left,) = (tmp_path / "killed").rglob("*.checkpoint")
+    done = torch.load(left, weights_only=True)["step"]
+    assert 0 < done < 400, "it was not half way"
+    again, _ = start(tmp_path / "killed").communicate(timeout=300)
+    assert again.split()[0] == whole.split()[0]
+    assert not list((tmp_path / "killed").rglob("*.checkpoint")), "a finished set keeps no checkpoint"
+
+
+def test_a_plan_prices_it_and_its_row_says_what_it_took(small_sweep):
+    config = load_config(small_sweep, {"methods": [{"name": "dm", **QUICK}], "ipc": 1, "seeds": 1, "full_data": False})
+    plan = make_plan(config)
+    (stage,) = [stage for stage in plan.stages if stage.name == "sets"]
+    assert stage.hours > 0
+    longer = {"methods": [{"name": "dm", **QUICK, "iterations": 5000}]}
+    longer = make_plan(load_config(small_sweep, {"ipc": 1, "seeds": 1, "full_data": False} | longer))
+    (more,) = [stage for stage in longer.stages if stage.name == "sets"]
+    assert more.hours > 100 * stage.hours
+    sweep(config, progress=False)
+    (row,) = load_rows(config.output_folder).to_dict("records")
+    assert row["status"] == "done" and row["seconds_own"] > 0.05 and row["seconds_distill"] >= row["seconds_own"]
+    assert row["method_loss_first"] > 0 and row["set_iterations"] == 5 and row["set_network"] == "convnet3_w32"
+
+
+def test_what_cannot_work_is_said_before_any_work():
+    context = DistillContext(load_data("digits", limit_per_class=5), store=None)
+    assert isinstance(context.store, Store)
+    for settings, message in (({"network": "convnet9"}, "convnet"), ({}, "5 training images.*needs 6")):
+        with pytest.raises(Exception, match=message):
+            DM(**settings).check(context, 6, None)
