@@ -29,6 +29,9 @@ endif
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 # Debian's python3 comes without venv: as root it is installed, otherwise the message says what to do
 $(VENV)/.installed: pyproject.toml constraints.txt

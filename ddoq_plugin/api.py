@@ -93,7 +93,8 @@ def evaluate(
 
     data = _data(dataset)
     names = [students] if isinstance(students, str) else list(students)
-    sets = _labelled(made if isinstance(made, (list, tuple)) else [made], data)
+    given: Any = made if isinstance(made, (list, tuple)) else [made]
+    sets = _labelled(given, data)
     if isinstance(teacher, str):
         teacher = {"student": teacher}
     evaluator = Evaluator(

@@ -181,7 +181,7 @@ class SweepConfig(_Schema):
 
     @field_validator("ipc", "clusters", "students", "seeds")
     @classmethod
-    def _no_doubles(cls, values: list) -> list:
+    def _no_doubles(cls, values: list[Any]) -> list[Any]:
         doubles = sorted({str(value) for value in values if values.count(value) > 1})
         if doubles:
             raise ValueError(f"{', '.join(doubles)} is given twice; remove one")

@@ -135,7 +135,7 @@ class DDOQ(Distiller):
                 context, class_id, latents, context.codebook(class_id, clusters, seed, space), ipc, seed
             )
             if space.space != "pixel":
-                return points.points.reshape(-1, *context.prior.latent_shape).repeat_interleave(points.copies, 0)
+                return points.points.reshape(-1, *latents.shape[1:]).repeat_interleave(points.copies, 0)
             from .quantization.allocation import nearest_samples
 
             # a codebook of pixels has no latents of its own: that of the real image nearest to each point stands in

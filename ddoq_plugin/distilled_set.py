@@ -58,10 +58,10 @@ class DistilledSet:
     Raises DataError where the parts do not fit each other.
     """
 
-    images: torch.Tensor | None  # never None once constructed
+    images: torch.Tensor
     labels: torch.Tensor
     class_names: tuple[str, ...]
-    weights: torch.Tensor | None = None  # never None once constructed
+    weights: torch.Tensor = None  # type: ignore[assignment]  # set to ones
     targets: torch.Tensor | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     target_kind: Literal["logits", "regression"] = "logits"
@@ -78,7 +78,7 @@ class DistilledSet:
             object.__setattr__(self, "weights", torch.ones(len(self.labels)))
         object.__setattr__(self, "class_names", tuple(self.class_names))
         if self.floats is not None:
-            _check_floats(self)
+            _check_floats(self, self.floats)
         if self.images is None:
             object.__setattr__(self, "images", _preview(self))
         _check(self)
@@ -147,7 +147,8 @@ class DistilledSet:
                 key["preview"] = hash_tensors(self.images)
             link_files(store.get("set_images", key, write), folder)
         tensors = {"labels": self.labels, "weights": self.weights, "stage": self.stage, self.target_kind: self.targets}
-        about = {"class_names": list(self.class_names), "hash": self.hash, "image_hash": self.image_hash}
+        about: dict[str, Any] = {"class_names": list(self.class_names), "hash": self.hash}
+        about |= {"image_hash": self.image_hash}
         about |= {"learning_rate": self.learning_rate, "mosaic": self.mosaic, "preprocessing": self.preprocessing.kind}
         about |= {"preview": self.floats is not None, "pictures": self._pictures()}
         write_tables(folder, names, tensors, {**about, "provenance": dict(self.provenance)})
@@ -265,10 +266,10 @@ def _check_weights(made: DistilledSet, counts: torch.Tensor) -> None:
         )
 
 
-def _check_floats(made: DistilledSet) -> None:
+def _check_floats(made: DistilledSet, floats: torch.Tensor) -> None:
     import torch
 
-    floats, n = made.floats, len(made.labels)
+    n = len(made.labels)
     if floats.dtype != torch.float32 or floats.ndim != 4 or floats.shape[:2] != (n, 3):
         raise DataError(
             f"floats must be float32 of shape [{n}, 3, H, W], one a label; got {floats.dtype} {list(floats.shape)}"
@@ -280,14 +281,14 @@ def _check_floats(made: DistilledSet) -> None:
             f"images are the preview of floats and must have their shape {list(floats.shape)}, not "
             f"{list(made.images.shape)}; leave images None and the preview is made"
         )
-    made.preprocessing.check_size(floats.shape[-2:])
+    made.preprocessing.check_size(floats.shape)
 
 
 def _check_extras(made: DistilledSet) -> None:
     import torch
 
     height, width = made.images.shape[-2:]
-    made.preprocessing.check_size((height, width))
+    made.preprocessing.check_size(made.images.shape)
     if made.mosaic not in (1, 2):
         raise DataError(f"mosaic must be 1 (plain images) or 2 (four in one), not {made.mosaic!r}")
     if made.mosaic == 2 and (height % 2 or width % 2):

@@ -20,7 +20,7 @@ def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[st
 
     @functools.cache
     def homes() -> dict[str, str]:
-        found = {}
+        found: dict[str, str] = {}
         for block in ast.parse(inspect.getsource(sys.modules[package])).body:
             if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
                 for line in block.body:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,9 @@ class Preprocessing:
     """
 
     kind: str = "none"
-    mean: torch.Tensor | None = None
-    std: torch.Tensor | None = None
-    matrix: torch.Tensor | None = None
+    mean: torch.Tensor = None  # type: ignore[assignment]
+    std: torch.Tensor = None  # type: ignore[assignment]
+    matrix: torch.Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -92,7 +92,7 @@ class Preprocessing:
         if self.kind == "zca":
             from kornia.enhance import linear_transform
 
-            self.check_size(pixels.shape[-2:])
+            self.check_size(pixels.shape)
             return linear_transform(pixels, self.matrix.to(pixels.device), self.mean.to(pixels.device)[None])
         return pixels
 
@@ -117,17 +117,18 @@ class Preprocessing:
         zero = torch.zeros(1, 3, 1, 1, device=device)
         return zero if self.kind == "zca" else self.apply(zero)
 
-    def check_size(self, shape: tuple[int, int]) -> None:
-        """Raise DataError unless images of ``shape`` (H, W) fit the matrix of a ZCA."""
-        if self.kind == "zca" and self.mean.numel() != 3 * shape[0] * shape[1]:
+    def check_size(self, shape: Sequence[int]) -> None:
+        """Raise DataError unless images of ``shape`` (..., H, W) fit the matrix of a ZCA."""
+        height, width = shape[-2:]
+        if self.kind == "zca" and self.mean.numel() != 3 * height * width:
             raise DataError(
-                f"the ZCA matrix is for {self.mean.numel()} values an image, and images of {shape[0]}x{shape[1]} px "
-                f"have {3 * shape[0] * shape[1]}; fit it on images of that size"
+                f"the ZCA matrix is for {self.mean.numel()} values an image, and images of {height}x{width} px "
+                f"have {3 * height * width}; fit it on images of that size"
             )
 
     def to(self, device: str | torch.device) -> Preprocessing:
         """Return it with its tensors on ``device``."""
-        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
+        return Preprocessing(self.kind, **{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return its tensors by name, to be saved."""

@@ -47,7 +47,7 @@ class Column:
     required: bool = False
 
 
-def _group(group: str, *columns: tuple) -> Iterator[Column]:
+def _group(group: str, *columns: Any) -> Iterator[Column]:
     return (Column(name, dtype, unit, meaning, group, *required) for name, dtype, unit, meaning, *required in columns)
 
 
@@ -171,7 +171,7 @@ def cost_kinds(names: Iterator[str] | Any) -> list[str]:
     return sorted(found, key=_kind_order)
 
 
-def column_order(name: str) -> tuple:
+def column_order(name: str) -> tuple[Any, ...]:
     """Return the sorting key of a column: the order of ``COLUMNS``, within a family that of kinds or of names."""
     column = column_of(name)
     return (COLUMNS.index(column) if column else len(COLUMNS), *_kind_order(name.rpartition("_")[2]), name)
@@ -226,12 +226,12 @@ def cost_columns(kind: str, cost: Cost | None) -> dict[str, Any]:
 
 def is_weighted(made: DistilledSet) -> bool:
     """Return whether weights differ within a class (their mean is 1 in each class)."""
-    return bool((made.weights - 1).abs().max() > 1e-6)
+    return float((made.weights - 1).abs().max()) > 1e-6
 
 
 def prior_name(name: str, train: str | None = None, path: str | None = None) -> str:
     """Return a configured prior in words: its name, and its recipe or the last part of its path."""
-    return f"{name} {PurePath(train or path).name}" if train or path else name
+    return f"{name} {PurePath(train or path or '').name}" if train or path else name
 
 
 def sealed(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def flaw(row: Mapping[str, Any]) -> str | None:
     return None if sealed(row)["digest"] == row["digest"] else "was edited (its digest differs)"
 
 
-def modern(row: Mapping[str, Any]) -> dict[str, Any]:
+def modern(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a row of an earlier version under today's columns; a row of today stays as it is."""
     read = {name: value for name, value in row.items() if name not in OLD}
     old = {name: value for name, value in row.items() if name in OLD and not is_missing(value)}
@@ -284,8 +284,8 @@ def modern(row: Mapping[str, Any]) -> dict[str, Any]:
     whole = row.get("seconds_distill")
     if not is_missing(whole):  # "distill" was the sum of the kinds; what else it held had no column
         kinds = [row.get(f"seconds_{kind}") for kind in ("latents", "codebooks", "images")]
-        parts = sum(float(value) for value in kinds if not is_missing(value))
-        rest = float(whole) - parts
+        parts = math.fsum(float(value) for value in kinds if value is not None and not is_missing(value))
+        rest = float(whole or 0) - parts
         added["seconds_own"] = rest if rest >= 0.01 * parts else None  # sums differ by rounding
     prior = row.get("prior")
     if isinstance(prior, str) and "/" in prior:

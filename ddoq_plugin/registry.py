@@ -20,7 +20,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -179,7 +179,7 @@ _LOADED_PLUGINS: dict[str, tuple[str, dict[str, set[str]]]] = {}
 """Plugin files that are loaded: path -> sha256 and the names that the file registered, by kind."""
 
 
-def register_distiller(name: str, target: Any = None, *, summary: str = "", **flags: object) -> Callable | Any:
+def register_distiller(name: str, target: Any = None, *, summary: str = "", **flags: object) -> Any:
     """Register a :class:`~ddoq_plugin.Distiller` class under ``name`` (decorator or call)."""
     return DISTILLERS.register(name, target, summary=summary, **flags)
 

@@ -111,13 +111,12 @@ def check_picks_real_images(subject: Subject) -> None:
 
 def check_determinism(subject: Subject) -> None:
     """The same seed gives the same bits, here and in a fresh process, and touches no global random state."""
-    import numpy as np
     import torch
 
-    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    torch_state, numpy_state = torch.random.get_rng_state(), _numpy_state()
     first = subject.distill(seed=1).hash
     assert torch.equal(torch.random.get_rng_state(), torch_state), f"{subject.name} used torch's global generator"
-    assert (np.random.get_state()[1] == numpy_state).all(), f"{subject.name} used NumPy's global generator"
+    assert (_numpy_state() == numpy_state).all(), f"{subject.name} used NumPy's global generator"
     assert subject.distill(seed=1).hash == first, f"{subject.name}: the same seed gave another set"
     # the number of threads decides the order of sums, so the other process gets this one's
     arguments = [torch.get_num_threads(), subject.name, subject.settings, subject.plugin]
@@ -236,6 +235,13 @@ def untrained_prior() -> Prior:
         data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)
         train_prior(data, Path(folder) / "prior", recipe.model_copy(update=parts), seed=0, progress=False)
         return load_prior("dit", path=str(Path(folder) / "prior"))
+
+
+def _numpy_state() -> Any:
+    import numpy as np
+
+    state: Any = np.random.get_state()
+    return state[1].copy()
 
 
 def _raises(kind: type[Exception], text: str, call: Callable[[], object]) -> None:

@@ -85,12 +85,8 @@ class Undeclared(Breaks):
 )
 def test_work_that_does_not_hold_what_it_declares_is_found(method, message):
     name = method.__name__.lower()
-    DISTILLERS.register(name, method)
-    try:
-        with pytest.raises(AssertionError, match=message):
-            check_declared_work(Subject(name))
-    finally:
-        del DISTILLERS._entries[name]
+    with DISTILLERS.temporarily(**{name: method}), pytest.raises(AssertionError, match=message):
+        check_declared_work(Subject(name))
 
 
 def invent(self, images, weights):
@@ -117,12 +113,9 @@ def use_global_generator(self, images, weights):
 )
 def test_broken_promises_are_found(change, message):
     name = f"breaks_{change.__name__}"
-    DISTILLERS.register(name, type(name, (Breaks,), {"change": change}))
-    try:
-        with pytest.raises(AssertionError, match=message):
-            check_distiller(name)
-    finally:
-        del DISTILLERS._entries[name]
+    method = type(name, (Breaks,), {"change": change})
+    with DISTILLERS.temporarily(**{name: method}), pytest.raises(AssertionError, match=message):
+        check_distiller(name)
 
 
 def test_outside_package_installs_registers_and_keeps_the_contract(tmp_path):

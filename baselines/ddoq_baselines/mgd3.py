@@ -46,7 +46,7 @@ class MGD3(DDOQ):
             return ModeGuidance(torch.cat([plain.starts(class_id) for class_id in classes]), config.scale, config.stop)
 
         def noise(class_id: int) -> torch.Tensor:  # at strength 1 what is noised does not matter; zeros leave no trace
-            return torch.zeros(ipc, *context.prior.latent_shape)
+            return torch.zeros_like(plain.starts(class_id))
 
         recipe = {**plain.recipe, "mode_guidance": [config.scale, config.stop]}
         return replace(plain, starts=noise, guide=guide, recipe=recipe)

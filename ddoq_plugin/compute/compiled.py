@@ -6,17 +6,15 @@ Import this module only where a kernel is about to run: it imports numba.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 from numba import njit
-
-F = TypeVar("F", bound=Callable)
 
 # Sums may be reassociated, which is what lets them use vector registers; NaN and infinity keep their meaning.
 _FASTMATH = {"reassoc", "contract", "nsz"}
 
 
-def compiled(function: F) -> F:
+def compiled(function: Callable[..., Any]) -> Any:
     """Compile ``function`` on its first call; keep the machine code on disk for later processes.
 
     Numba writes beside the source or, where that is read-only, to the user's cache folder, atomically, keyed by

@@ -61,7 +61,7 @@ def _load_imagenet(
 
 def _imagenet_loader(name: str) -> Callable[..., ImageData]:
     loader = partial(_load_imagenet, name)
-    loader.__doc__ = _load_imagenet.__doc__  # type: ignore[attr-defined]
+    loader.__doc__ = _load_imagenet.__doc__
     return loader
 
 

@@ -103,7 +103,7 @@ def _labels(raw: Any) -> torch.Tensor:
 
 def _loader(name: str) -> Callable[..., ImageData]:
     loader = partial(_load, name)
-    loader.__doc__ = _load.__doc__  # type: ignore[attr-defined]
+    loader.__doc__ = _load.__doc__
     return loader
 
 

@@ -88,7 +88,8 @@ class DistillContext(NetworkDoors):
         size = method.config.stored_size
         if size is not None and images.shape[-1] > size:
             images = self._shrunk(images, size)
-        pixels, floats = (None, images) if images.is_floating_point() else (images, None)
+        pixels: Any = None if images.is_floating_point() else images
+        floats = images if pixels is None else None
         provenance = {
             "method": method.name or type(method).__name__,
             "label": method.label(),

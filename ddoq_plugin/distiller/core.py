@@ -136,7 +136,8 @@ class ContextCore:
             elif self.store.find(work.kind, work.key) is None:
                 batches.setdefault(work.batch.key, []).append(work)
         for members in batches.values():
-            members[0].batch.make(members)
+            if (batch := members[0].batch) is not None:
+                batch.make(members)
 
     def artifact_work(
         self,

@@ -54,7 +54,7 @@ class ClassEncoder:
         """Return what the latents depend on."""
         options = self.options
         key: dict[str, Any] = {"data": self.data.fingerprint, "class": self.class_id, "space": options.space}
-        if not self.is_pixels:
+        if self.prior is not None and not self.is_pixels:
             key |= {"prior": self.prior.fingerprint, "encoding": options.encoding}
             key["code"] = code_hash(__name__, prior_module(self.prior))
             if options.space == "noise":
@@ -93,6 +93,7 @@ class ClassEncoder:
         return _cost(made)
 
     def _write_shard(self, file: Path, rows: torch.Tensor, *, sync: bool) -> None:
+        assert self.prior is not None
         with measure(self.prior.device) as meter:
             latents = self._encode(rows)
         write_tensors(file, {"tensor": latents}, _metadata(Cost.of(meter, len(rows))), sync=sync)
@@ -101,6 +102,7 @@ class ClassEncoder:
         """Return the latents of the images at ``rows`` of the training split, float16."""
         import torch
 
+        assert self.prior is not None
         sample = self.options.encoding == "sample"
         seeds = [derive_seed("encode", index) for index in rows.tolist()] if sample else None
         latents = self.prior.encode(self.data.train.images(rows), sample=sample, seeds=seeds)
@@ -139,7 +141,7 @@ def _join(files: Sequence[Path], made: Path) -> None:
         os.replace(files[0], made)
         return
     first = read_tensors(files[0])["tensor"]
-    rows = sum(_rows(file) for file in files)
+    rows = sum(_rows(file) or 0 for file in files)
     joined = Stream(first.dtype, (rows, *first.shape[1:]), (read_tensors(file)["tensor"] for file in files))
     write_tensors(made, {"tensor": joined}, _metadata(Cost.total(_cost(file) for file in files)))
 

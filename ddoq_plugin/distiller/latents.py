@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ class LatentDoors(ContextCore):
         share = (time.perf_counter() - started) / len(made)
         cost = Cost(share, len(latents), meter.device, meter.peak_memory_mb)
         for pair, work in wanted.items():
-            self.store.get(work.kind, work.key, lambda folder, book=made[pair]: save_codebook(folder, book) or cost)
+            self.store.get(work.kind, work.key, functools.partial(_save, made[pair], cost))
 
     def w2(
         self,
@@ -306,6 +307,11 @@ class Pushforward:
         guide = None if self.guide is None or starts is None else self.guide(group)
         latents = torch.empty(0) if starts is None else starts
         return self.context._generation(latents, class_ids, seeds, self.size, guide, self.sampler)
+
+
+def _save(book: Codebook, cost: Cost, folder: Path) -> Cost:
+    save_codebook(folder, book)
+    return cost
 
 
 def _of_latents(options: CodebookOptions) -> CodebookOptions:

@@ -25,9 +25,10 @@ class DistillerConfig(_Settings):
     @classmethod
     def preset(cls, *, fixed: Mapping[str, Any] | None = None, **defaults: Any) -> type[Self]:
         """Return the same settings with other defaults; those of ``fixed`` take no other value."""
-        fields = {name: (cls.model_fields[name].annotation, value) for name, value in defaults.items()}
+        fields: dict[str, Any] = {name: (cls.model_fields[name].annotation, value) for name, value in defaults.items()}
         fields |= {name: (Literal[value], value) for name, value in (fixed or {}).items()}
-        return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **fields)
+        made: type[Self] = create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **fields)
+        return made
 
 
 class CodebookOptions(_Settings):

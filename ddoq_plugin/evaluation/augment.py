@@ -90,7 +90,7 @@ def apply(images: Tensor, params: CropParams, size: int | None = None, *, black:
 
 def _resized_boxes(augmentation: Augmentation, n: int, rng: np.random.Generator) -> np.ndarray:
     area = rng.uniform(*augmentation.scale, (n, CROP_ATTEMPTS))
-    aspect = np.exp(rng.uniform(*np.log(augmentation.ratio), (n, CROP_ATTEMPTS)))
+    aspect = np.exp(rng.uniform(np.log(augmentation.ratio[0]), np.log(augmentation.ratio[1]), (n, CROP_ATTEMPTS)))
     widths, heights = np.sqrt(area * aspect), np.sqrt(area / aspect)
     fits = (widths <= 1) & (heights <= 1)
     first, rows = fits.argmax(1), np.arange(n)

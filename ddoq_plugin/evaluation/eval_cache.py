@@ -50,10 +50,8 @@ class CachedSplit(FolderSplit):
 
 def with_cached_scoring(data: ImageData, store: Store) -> ImageData:
     """Return the same data, whose validation and test images are decoded only once where they are files."""
-    parts = {name: data.split(name) for name in ("val", "test")}
-    return replace(
-        data, **{name: CachedSplit(part, store) for name, part in parts.items() if isinstance(part, FolderSplit)}
-    )
+    val, test = (CachedSplit(part, store) if isinstance(part, FolderSplit) else part for part in (data.val, data.test))
+    return replace(data, val=val, test=test)
 
 
 def cropped_batches(split: Split, scoring: Scoring, image_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -183,6 +183,7 @@ class Evaluator:
                 split="test" if test else "val",
                 progress=self.progress,
             )
+        columns: dict[str, Any]
         if test:
             columns = {
                 "top1": result.top1,
@@ -224,7 +225,7 @@ class Evaluator:
 
         def make(work: Path) -> Cost:
             teacher, images, space = self.teacher, training.images, training.preprocessing
-            how = {"steps": steps, "seed": stream, "folder": work, "progress": self.progress}
+            how: dict[str, Any] = {"steps": steps, "seed": stream, "folder": work, "progress": self.progress}
             with measure(self.device) as meter:
                 make_bank(images, teacher, protocol, preprocessing=space, **how)
             return Cost.of(meter, steps * protocol.numbers("", count, classes).batch_size)

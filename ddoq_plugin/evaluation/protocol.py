@@ -193,7 +193,8 @@ class Protocol(_Part):
         if self.steps is not None:
             steps = own.steps or self.steps
         else:
-            steps = math.ceil(by_ipc(own.epochs or self.epochs, ipc) * num_images / batch_size)
+            epochs = by_ipc(own.epochs or self.epochs or 0, ipc)  # one of the two is given
+            steps = math.ceil(epochs * num_images / batch_size)
         return TrainingNumbers(
             steps=steps,
             batch_size=batch_size,
@@ -232,11 +233,11 @@ class TrainingNumbers:
     warmup: float
 
 
-def by_ipc(value: ByIPC, ipc: int) -> int:
+def by_ipc(value: int | Mapping[Any, int], ipc: int) -> int:
     """Return the number for ``ipc``: that of the smallest bound which is not below it, or that of "more"."""
-    if not isinstance(value, dict):
+    if isinstance(value, int):
         return value
-    bounds = sorted(bound for bound in value if bound != MORE and ipc <= bound)
+    bounds = sorted(bound for bound in value if isinstance(bound, int) and ipc <= bound)
     return value[bounds[0]] if bounds else value[MORE]
 
 

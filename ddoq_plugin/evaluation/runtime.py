@@ -12,6 +12,7 @@ import functools
 import shutil
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,11 +79,11 @@ def arranged(model: nn.Module, running: Runtime) -> nn.Module:
     if on_cpu and running.precision == "bfloat16":
         for module in model.modules():
             if getattr(module, "fused_attn", False):
-                module.fused_attn = False
+                module.fused_attn = False  # type: ignore[assignment]
     return model.to(memory_format=torch.channels_last) if running.channels_last else model
 
 
-def called(model: nn.Module, running: Runtime) -> nn.Module:
+def called(model: nn.Module, running: Runtime) -> Any:
     """Return what is called in the place of ``model``: its compiled form where that is asked for.
 
     On CUDA it replays CUDA graphs, which costs a small student's step its launches.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class TrainingSet:
 
     images: Tensor
     labels: Tensor
-    weights: Tensor | None = None  # never None once constructed
+    weights: Tensor = None  # ones
     targets: Tensor | None = None
     target_kind: str = "logits"
     preprocessing: Preprocessing = PIXELS
@@ -113,6 +113,8 @@ class TrainingSet:
         found = []
         for last in self.stage.unique().tolist():
             rows = (self.stage <= last).nonzero()[:, 0]
-            parts = {name: getattr(self, name) for name in ("images", "labels", "weights", "targets", "stage")}
+            parts: dict[str, Any] = {
+                name: getattr(self, name) for name in ("images", "labels", "weights", "targets", "stage")
+            }
             found.append(replace(self, **{name: part if part is None else part[rows] for name, part in parts.items()}))
         return found

@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _score(
-    evaluator: str, sets: dict[str, Any], dataset: Any, metrics: list[str], student: str, shared: dict[str, Any]
+    evaluator: str, sets: dict[str, Any], dataset: Any, metrics: list[Any], student: str, shared: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Return the rows of the evaluators that were asked for."""
     from ..errors import EvaluationError
@@ -83,7 +83,7 @@ def _score(
 
     if evaluator not in ("ddranking", "own", "both"):
         raise EvaluationError(f"there is no evaluator {evaluator!r}; use ddranking, own or both")
-    rows: list[dict[str, Any]] = []
+    rows: list[Any] = []
     if evaluator != "own":
         from .ddranking import score_with_ddranking
 

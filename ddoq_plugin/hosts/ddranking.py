@@ -136,7 +136,7 @@ class _Bench:
         """Export the data, and train or find the teacher and the student on full data."""
         protocol, store = score_protocol(settings), Store(folder)
         own = isinstance(data, HostData)
-        host = data if own else export_data(data, protocol, store)
+        host = data if isinstance(data, HostData) else export_data(data, protocol, store)
         student, teacher = student.removeprefix(PREFIX), teacher.removeprefix(PREFIX)
         full = {} if settings.full_data_accuracy is None else {split_name(student)[0]: settings.full_data_accuracy}
         teachers = Path(settings.teacher_folder) if settings.teacher_folder else None
@@ -148,6 +148,7 @@ class _Bench:
             train, first = teacher_training(settings, protocol), settings.teacher_seed
 
             def trained(name: str) -> Teacher:
+                assert isinstance(data, ImageData)
                 return stored_teacher(data, PREFIX + name, train, seed=first, device=device, store=store)
 
             if metric == "lrs" and not full:

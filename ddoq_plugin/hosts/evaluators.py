@@ -77,6 +77,8 @@ class HostRun:
 class _Prepared:
     """What both evaluators need after their construction."""
 
+    num_epochs: int
+
     def __init__(self, run: HostRun, **arguments: Any) -> None:
         self.run = run
         super().__init__(**arguments)
@@ -86,7 +88,8 @@ class _Prepared:
 
     def _get_random_data_helper(self, eval_iter: int) -> Any:
         self.run.seed_random_images()
-        return super()._get_random_data_helper(eval_iter=eval_iter)
+        host: Any = super()
+        return host._get_random_data_helper(eval_iter=eval_iter)
 
 
 class LabelScore(_Prepared, LabelRobustScoreSoft):

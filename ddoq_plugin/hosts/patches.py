@@ -138,11 +138,11 @@ def _build_model(original: Callable[..., nn.Module]) -> Callable[..., nn.Module]
 def _weighted_training(
     original: Callable[..., None], way: str, weights_of: Callable[[Path], Tensor | None]
 ) -> Callable[..., None]:
-    def train_one_epoch(*, loader: DataLoader, loss_fn: nn.Module, **rest: Any) -> None:
+    def train_one_epoch(*, loader: Any, loss_fn: nn.Module, **rest: Any) -> None:
         root = getattr(loader.dataset, "root", None)
         weights = None if root is None else weights_of(Path(root))
         if weights is not None and way == "sampler":
-            sampler = WeightedRandomSampler(weights.double(), len(weights), replacement=True)
+            sampler = WeightedRandomSampler(weights.tolist(), len(weights), replacement=True)
             loader = DataLoader(loader.dataset, loader.batch_size, sampler=sampler, num_workers=loader.num_workers)
         elif weights is not None and way == "loss":
             loader = _WeightedBatches(loader, weights)

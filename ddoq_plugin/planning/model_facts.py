@@ -249,14 +249,15 @@ def _counted(
         time, width = torch.zeros(1, dtype=torch.int64), getattr(denoiser.config, "cross_attention_dim", None)
         text = None if width is None else torch.zeros(1, 77, width)
         condition = {"class_labels": time} if text is None else {"encoder_hidden_states": text}
+    vae: Any = autoencoder
     numbers = sum(p.numel() for network in (autoencoder, denoiser) for p in network.parameters())
     return PriorCard(
         label=label,
         image_size=size,
         latent_shape=shape,
         forward_flops=count_flops(denoiser.eval(), latents, timestep=time, **condition),
-        encode_flops=count_flops(autoencoder.encoder.eval(), images),
-        decode_flops=count_flops(autoencoder.decoder.eval(), latents),
+        encode_flops=count_flops(vae.encoder.eval(), images),
+        decode_flops=count_flops(vae.decoder.eval(), latents),
         weights_bytes=numbers * (2 if precision == "half" else 4),
         precision=precision,
     )

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -17,7 +18,7 @@ from .base import Prior, pick_device
 from .pipelines import fetch, fingerprint, load_part, pick_dtype
 from .speed import arrange
 
-Autoencoder = AutoencoderKL | AutoencoderTiny
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderTiny
 _KINDS = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
 
 # of a residual block: its input, what norm and activation return, and what the convolution returns; three were

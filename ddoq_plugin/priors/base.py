@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ class Prior(ABC):
         """Change to a way that needs less memory where one image is too much; say whether there is one."""
         return False
 
-    def _begin(self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float) -> object:
+    def _begin(self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float) -> Any:
         """Return what every batch of a call shares; PriorError where these settings cannot work."""
         raise PriorError(
             f"the prior {self.name!r} has no denoiser: set strength to 0 (decode only) or take a diffusion prior"
@@ -78,18 +79,18 @@ class Prior(ABC):
         latents: Tensor,
         class_ids: Tensor,
         generators: list[torch.Generator],
-        begun: object,
+        begun: Any,
         guidance_scale: float,
         guide: BatchGuide | None,
     ) -> Tensor:
         """Denoise one batch and return its scaled latents; ``begun`` is what :meth:`_begin` returned."""
         raise NotImplementedError(f"the prior {self.name!r} has no denoiser")
 
-    def _begin_inversion(self, steps: int) -> object:
+    def _begin_inversion(self, steps: int) -> Any:
         """As :meth:`_begin`, for :meth:`_invert`."""
         return self._begin("noise", 1.0, steps, None, 1.0)
 
-    def _invert(self, latents: Tensor, class_ids: Tensor, begun: object) -> Tensor:
+    def _invert(self, latents: Tensor, class_ids: Tensor, begun: Any) -> Tensor:
         """Return one batch's latents in noise space."""
         raise NotImplementedError(f"the prior {self.name!r} has no denoiser")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiTPipeline
@@ -83,7 +84,7 @@ class DiTPrior(LatentDiffusionPrior):
         ids = self.prior_ids[class_ids].to(self.device)
         return torch.cat([ids, torch.full_like(ids, self.null_class)]) if guidance_scale > 1 else ids
 
-    def _predict(self, noisy: Tensor, time: Tensor, condition: object) -> Tensor:
+    def _predict(self, noisy: Tensor, time: Tensor, condition: Any) -> Tensor:
         times = time.to(noisy.device).expand(len(noisy))
         output = self._call(noisy, timestep=times, class_labels=condition).sample
         return output[:, : self.latent_shape[0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -94,14 +95,14 @@ class LatentDiffusionPrior(AutoencoderPrior):
         latents: Tensor,
         class_ids: Tensor,
         generators: list[torch.Generator],
-        begun: Course,
+        begun: Any,
         guidance_scale: float,
         guide: BatchGuide | None,
     ) -> Tensor:
         predict = self._predictor(class_ids, guidance_scale)
         return denoise(predict, begun, latents, lambda: self._noise(generators), generators, self.eta, guide)
 
-    def _invert(self, latents: Tensor, class_ids: Tensor, begun: Course) -> Tensor:
+    def _invert(self, latents: Tensor, class_ids: Tensor, begun: Any) -> Tensor:
         return invert(self._predictor(class_ids, 1.0), begun, latents)
 
     def _predictor(self, class_ids: Tensor, guidance_scale: float) -> Predict:
@@ -113,6 +114,7 @@ class LatentDiffusionPrior(AutoencoderPrior):
             if guidance_scale <= 1:
                 return self._predict(noisy, time, condition).float()
             both = self._predict(torch.cat([noisy, noisy]), time, condition).float()
-            return guided(*both.chunk(2), guidance_scale)
+            plain, conditional = both.chunk(2)
+            return guided(plain, conditional, guidance_scale)
 
         return predict

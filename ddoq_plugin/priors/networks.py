@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 from torch import nn
@@ -94,7 +96,7 @@ class seeded:
         self.fork.__enter__()
         torch.default_generator.manual_seed(self.seed)
 
-    def __exit__(self, *problem: object) -> None:
+    def __exit__(self, *problem: Any) -> None:
         self.fork.__exit__(*problem)
 
 

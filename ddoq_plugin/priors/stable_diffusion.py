@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -74,7 +75,7 @@ class StableDiffusionPrior(LatentDiffusionPrior):
             self._embedded[prompts] = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)[0]
         return self._embedded[prompts]
 
-    def _predict(self, noisy: Tensor, time: Tensor, condition: object) -> Tensor:
+    def _predict(self, noisy: Tensor, time: Tensor, condition: Any) -> Tensor:
         return self._call(noisy, time, encoder_hidden_states=condition).sample
 
     @property
@@ -117,11 +118,12 @@ def load_stable_diffusion(
     dtype = pick_dtype(dtype, device)
     folder = locate(path, StableDiffusionPipeline, _ACCEPTED, _UNUSED)
     check_folder(folder, _ACCEPTED, _COMPONENTS)
-    options = {"template": template, "negative_prompt": negative_prompt, "image_size": image_size, "eta": eta}
+    options: dict[str, Any] = {"template": template, "negative_prompt": negative_prompt}
+    options |= {"image_size": image_size, "eta": eta}
     identity = fingerprint(folder, _COMPONENTS, {**options, "dtype": dtype, **({"tiling": True} if tiling else {})})
     unused = dict.fromkeys(_UNUSED)
     pipeline = load_pipeline(StableDiffusionPipeline, folder, dtype, device, requires_safety_checker=False, **unused)
-    speed = {"channels_last": channels_last, "tiling": tiling, "compile": compile}
+    speed: dict[str, Any] = {"channels_last": channels_last, "tiling": tiling, "compile": compile}
     return wrap_stable_diffusion(pipeline, identity, device, batch_size, **options, **speed)
 
 

@@ -54,7 +54,7 @@ def train_prior(
     Raises PriorError where recipe and image size do not fit, where the folder holds another prior, and where the
     training diverges.
     """
-    folder, device = Path(folder), pick_device(device)
+    folder, chosen = Path(folder), pick_device(device)
     latent_size = recipe.latent_size(data.image_size)
     call = {
         "data": data.name,
@@ -68,11 +68,11 @@ def train_prior(
     checkpoint = _checkpoint_folder(folder, call)
     options = {"checkpoint_seconds": checkpoint_seconds, "progress": progress}
 
-    vae, autoencoder_seconds = _train_autoencoder(data, recipe, seed, device, checkpoint, options)
-    moments = _encode_moments(vae, data.train, device, progress)
+    vae, autoencoder_seconds = _train_autoencoder(data, recipe, seed, chosen, checkpoint, options)
+    moments = _encode_moments(vae, data.train, chosen, progress)
     moments = _standardise(vae, moments)
-    psnr = _psnr(vae, data.val, device)
-    denoiser, denoiser_seconds = _train_denoiser(data, moments, latent_size, recipe, seed, device, checkpoint, options)
+    psnr = _psnr(vae, data.val, chosen)
+    denoiser, denoiser_seconds = _train_denoiser(data, moments, latent_size, recipe, seed, chosen, checkpoint, options)
     report = {
         **call,
         "psnr_val_db": psnr,

@@ -102,7 +102,8 @@ def quantize_many(
     found: dict[tuple[int, int], Codebook] = {}
     in_gram_domain = []
     for key in itertools.product(dict.fromkeys(map(int, clusters)), dict.fromkeys(map(int, seeds))):
-        if method == "gram" or method == "auto" and (settings.balanced or gram_pays(*points.shape, key[0], restarts)):
+        pays = settings.balanced or gram_pays(len(points), points.shape[1], key[0], restarts)
+        if method == "gram" or (method == "auto" and pays):
             in_gram_domain.append(key)
         elif method in ("auto", "lloyd"):
             found[key] = lloyd_codebook(points, shares, *key, max_iterations, name)

@@ -77,7 +77,8 @@ def _alternate(
 def _means(gram: Gram, shares: np.ndarray, supply: np.ndarray) -> Tensor:
     samples, points = shares.nonzero()
     parts = gram.weights[samples] * shares[samples, points] / supply[samples]
-    return gram.means(*map(torch.from_numpy, (samples, points, parts)), shares.shape[1])
+    first, second, third = map(torch.from_numpy, (samples, points, parts))
+    return gram.means(first, second, third, shares.shape[1])
 
 
 def _nearest(shares: np.ndarray, costs: np.ndarray, assignment: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,4 +59,5 @@ def _switches() -> list[tuple[object, str, object]]:
     cuda = torch.backends.cuda.matmul
     if not hasattr(cuda, "fp32_precision"):  # before torch 2.9
         return [(cuda, "allow_tf32", False)]
-    return [(cuda, "fp32_precision", "ieee"), (torch.backends.mkldnn.matmul, "fp32_precision", "ieee")]
+    onednn: Any = torch.backends.mkldnn
+    return [(cuda, "fp32_precision", "ieee"), (onednn.matmul, "fp32_precision", "ieee")]

@@ -98,7 +98,7 @@ def _peak(part: pd.DataFrame, stages: Sequence[str]) -> float:
 
 def _devices(part: pd.DataFrame, stages: Sequence[str]) -> str | None:
     found = part.filter([f"device_{stage}" for stage in stages]).stack().dropna()
-    return "+".join(sorted({one for name in found for one in name.split("+")})) or None
+    return "+".join(sorted({one for name in found for one in str(name).split("+")})) or None
 
 
 def _apart(meta: Mapping[str, Any]) -> str:

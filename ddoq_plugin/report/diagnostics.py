@@ -96,8 +96,8 @@ def keys_of(line: RowKey) -> dict[str, object]:
 
 def mean_of(frame: pd.DataFrame, column: str) -> float | None:
     """Return the mean of the values that are there, or None."""
-    found = frame[column].dropna() if column in frame else ()
-    return float(found.mean()) if len(found) else None
+    found = frame[column].mean() if column in frame else None
+    return None if pd.isna(found) else float(found)
 
 
 def _text(frame: pd.DataFrame, column: str) -> str:

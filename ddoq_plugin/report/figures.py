@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,9 +15,10 @@ from .rows import FULL_DATA, RowKey, distilled_rows, lines_of, row_key, students
 from .tables import METRICS
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from ..distilled_set import DistilledSet
 
 # Okabe and Ito's colours, which people with colour-blindness can tell apart (jfly.uni-koeln.de/color)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
@@ -33,15 +34,6 @@ STYLE = {
     "legend.frameon": False,
     "figure.dpi": 130,
 }
-
-
-class Pictures(Protocol):
-    """What a contact sheet needs of a distilled set."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    weights: torch.Tensor
-    class_names: Sequence[str]
 
 
 def accuracy_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1") -> Path:
@@ -123,11 +115,11 @@ def w2_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1") -> Pa
     return _save(figure, path)
 
 
-def contact_sheet(made: Pictures, path: str | Path, *, per_class: int = 10, weights: bool = True) -> Path:
+def contact_sheet(made: DistilledSet, path: str | Path, *, per_class: int = 10, weights: bool = True) -> Path:
     """Draw a distilled set, one row a class: the first ``per_class`` images, their weights underneath.
 
     Args:
-        made: a DistilledSet, or anything with images uint8 [n, 3, H, W], labels, weights and class_names.
+        made: the set.
         path: the PNG to write.
         per_class: images shown of each class.
         weights: whether to write weights that are not all equal.
@@ -145,7 +137,7 @@ def contact_sheet(made: Pictures, path: str | Path, *, per_class: int = 10, weig
     left, step = round(1.9 * tile), tile + gap
     row_step = step + (round(0.22 * tile) if caption else 0)
     canvas = np.full((row_step * len(made.class_names) + gap, left + step * shown, 3), 255, dtype=np.uint8)
-    texts = []
+    texts: list[tuple[float, float, str, dict[str, Any]]] = []
     for c, name in enumerate(made.class_names):
         top = gap + c * row_step
         texts.append((left - 2 * gap, top + tile / 2, _wrapped(name), {"ha": "right", "va": "center", "fontsize": 7.5}))
@@ -153,20 +145,20 @@ def contact_sheet(made: Pictures, path: str | Path, *, per_class: int = 10, weig
             x, pixels = left + place * step, images[row].permute(1, 2, 0).numpy()
             canvas[top : top + tile, x : x + tile] = pixels.repeat(scale, 0).repeat(scale, 1)
             if caption:
-                style = {"ha": "center", "va": "top", "fontsize": 5.5, "color": "#444444"}
+                style: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 5.5, "color": "#444444"}
                 texts.append((x + tile / 2, top + tile + 1, f"{float(made.weights[row]):.2f}", style))
     inches = 0.5 / tile  # every image is half an inch wide
     figure = _figure(canvas.shape[1] * inches, canvas.shape[0] * inches)
     panel = figure.add_axes((0, 0, 1, 1))
     panel.axis("off")
     panel.imshow(canvas, interpolation="nearest", aspect="auto")
-    for x, y, text, style in texts:
-        panel.text(x, y, text, **style)
+    for across, down, text, look in texts:
+        panel.text(across, down, text, **look)
     return _save(figure, path, dpi=2 * tile)
 
 
 def _draw_method(
-    panel: Axes, values: dict, student: str, lines: Sequence[RowKey], look: dict[str, str], shift: float
+    panel: Axes, values: dict, student: str, lines: Sequence[RowKey], look: dict[str, Any], shift: float
 ) -> None:
     """Draw one method's means over IPC; IPC is multiplied by ``shift``."""
     drawn = [(line, list(values[line, student].values())) for line in lines if values.get((line, student))]

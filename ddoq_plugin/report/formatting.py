@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections import Counter
+from typing import Any
 
 import pandas as pd
 
@@ -98,7 +99,7 @@ def _simple(table: pd.DataFrame, style: str) -> tuple[str, list[list[str]], list
     return table.attrs.get("heading", ""), rows, [str(name) for name in flat.columns]
 
 
-def _value(value: object, style: str) -> str:
+def _value(value: Any, style: str) -> str:
     if isinstance(value, str):
         return value
     if pd.isna(value):

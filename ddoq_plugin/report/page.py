@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -150,7 +151,7 @@ def _provenance(run: Run, page: Path, folder: Path) -> str:
     return "\n".join([listed, *folded])
 
 
-def _machine(meta: dict) -> str:
+def _machine(meta: Mapping[str, Any]) -> str:
     known = {
         "processor": "{}", "cores": "{} cores", "memory_gib": "{} GiB memory", "gpu": "{}", "system": "{}",
         "python": "Python {}",
@@ -158,11 +159,11 @@ def _machine(meta: dict) -> str:
     return ", ".join(text.format(meta[name]) for name, text in known.items() if meta.get(name))
 
 
-def _versions(meta: dict) -> str:
+def _versions(meta: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
 
 
-def _data(meta: dict) -> str:
+def _data(meta: Mapping[str, Any]) -> str:
     data = meta.get("dataset")
     if not isinstance(data, dict):
         return ""
@@ -172,7 +173,7 @@ def _data(meta: dict) -> str:
     return f"{data.get('name')}: {figures}" + (f" ({notes})" if notes else "")
 
 
-def _same_order(meta: dict) -> bool:
+def _same_order(meta: Mapping[str, Any]) -> bool:
     classes = (meta.get("dataset") or {}).get("classes")
     return bool(classes) and (meta.get("teacher") or {}).get("classes") == classes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +105,7 @@ def load_run(folder: str | Path) -> Run:
     return Run(load_rows(root), text, {"notes": notes, **_meta(root / "meta.json")})
 
 
-def make_frame(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
+def make_frame(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     """Return rows as a frame with every column of :mod:`ddoq_plugin.record`, in its order and types.
 
     Columns of settings and of a method's own statistics are boolean, Int64, float64 or string, as all their values
@@ -150,7 +150,7 @@ def trained_rows(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     return frame[frame["evaluator"].isna()]
 
 
-def row_key(row: Mapping[str, Any] | pd.Series) -> RowKey:
+def row_key(row: Mapping[Any, Any] | pd.Series) -> RowKey:
     """Return the table line that a result row belongs to."""
     return RowKey(str(row["label"]), _integer(row["ipc"]), _integer(row["clusters"]))
 
@@ -216,7 +216,7 @@ def _checked(file: Path) -> dict[str, Any]:
     return row
 
 
-def _read_table(file: Path) -> list[dict[str, Any]]:
+def _read_table(file: Path) -> list[dict[Any, Any]]:
     try:
         if file.suffix == ".parquet":
             return pd.read_parquet(file).to_dict("records")
@@ -242,7 +242,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _typed(name: str, values: pd.Series) -> pd.Series:
     """Return a column in its declared type, whether its values are texts (of a CSV) or not."""
     column = column_of(name)
-    texts = values.astype(object)[[not is_missing(value) for value in values]].map(str)
+    texts: Any = values.astype(object)[[not is_missing(value) for value in values]].map(str)
     dtype = column.dtype if column is not None and column.dtype != "value" else _type_of(list(texts))
     if dtype == "boolean":
         made = texts.map({"True": True, "False": False, "true": True, "false": False})

@@ -68,7 +68,8 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
         mean over students where there are several.
     """
     lines, students = lines_of(rows), students_of(rows)
-    cells, columns = {}, []
+    cells: dict[tuple[RowKey, str], dict] = {}
+    columns: list[str] = []
     for score in ("lrs", "ars"):
         if score not in rows or rows[score].isna().all():
             continue

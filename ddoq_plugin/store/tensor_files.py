@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +129,7 @@ def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, folder: str | Path 
         os.unlink(name)
 
 
-def _write_one(file, name: str, tensor: torch.Tensor | Stream) -> None:
+def _write_one(file: IO[bytes], name: str, tensor: torch.Tensor | Stream) -> None:
     if not isinstance(tensor, Stream):
         for chunk in raw_chunks(tensor):
             file.write(chunk)

@@ -15,7 +15,7 @@ def resolved(config: SweepConfig) -> SweepConfig:
     Where latents are encoded or images generated on GPUs and the config names no ``dtype``, it becomes that of a prior
     on CUDA: otherwise stages on other devices would take the same weights for another prior.
     """
-    paths = {"output": str(config.output_folder.resolve()), "store": str(config.store_folder.resolve())}
+    paths: dict[str, Any] = {"output": str(config.output_folder.resolve()), "store": str(config.store_folder.resolve())}
     paths["plugins"] = [str(Path(plugin).resolve()) for plugin in config.plugins]
     dataset = {
         name: str(Path(value).resolve()) if name in ("path", "root") else value

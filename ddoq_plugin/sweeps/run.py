@@ -59,10 +59,10 @@ def sweep(
     Raises a DDOQError before any work where the config, the data or a method cannot do what is asked.
     """
     if not isinstance(config, SweepConfig):
-        config = load_config(config, overrides)
-    elif overrides:
-        config = valid(SweepConfig, {**config.model_dump(), **overrides})
-    config = resolved(config)
+        asked = load_config(config, overrides)
+    else:
+        asked = valid(SweepConfig, {**config.model_dump(), **overrides}) if overrides else config
+    config = resolved(asked)
     session = SweepSession(config, progress=progress)
     if address is None:
         check_device(config.resources.device)

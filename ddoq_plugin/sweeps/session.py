@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,7 @@ class SweepSession:
     def _check_key(self, class_id: int) -> dict[str, Any]:
         return {"data": self.data.fingerprint, "class": class_id}
 
-    def stored(self, kind: str, key: dict[str, Any]) -> bool:
+    def stored(self, kind: str, key: Mapping[str, Any]) -> bool:
         """Return whether an artifact is there, without reading it."""
         return (self.store.path(kind, key) / MANIFEST).is_file()
 

@@ -142,14 +142,14 @@ class Stages:
             tasks: list[tuple[Task, list[Address]]] = []
             for members in together([work for work in ready if work.stage == stage]):
                 first = members[0]
-                problem = next((failed[need.address] for need in first.needs if need.address in failed), None)
-                if problem is not None:
-                    task = Task.ended(problem)
+                cause = next((failed[need.address] for need in first.needs if need.address in failed), None)
+                if cause is not None:
+                    task = Task.ended(cause)
                 elif first.address in roots:
                     task = self.submit("distil", stage, roots[first.address][0], first.title)
                 else:
-                    wanted = [(open_work[work.address][1], work.address) for work in members]
-                    task = self.submit("work", stage, wanted, first.title)
+                    pieces = [(open_work[work.address][1], work.address) for work in members]
+                    task = self.submit("work", stage, pieces, first.title)
                 tasks.append((task, [work.address for work in members]))
             kinds = dict.fromkeys(work.kind for work in ready if work.stage == stage)
             self.finish([task for task, _ in tasks if not task.done], ", ".join(kinds))

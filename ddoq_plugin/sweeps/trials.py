@@ -99,8 +99,8 @@ def _trainable():
         def step(self):
             import ray
 
-            trials = ray.get(self.shared["trials"])
-            return {"done": True, **train_trial(self.session, *trials[self.index], Path(self.shared["rows"]))}
+            trial, rows = ray.get(self.shared["trials"])[self.index]
+            return {"done": True, **train_trial(self.session, trial, rows, Path(self.shared["rows"]))}
 
         def save_checkpoint(self, checkpoint_dir):
             return {}

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config import load_config
-from ..distilled_set import PROVENANCE, DistilledSet
+from ..distilled_set import DistilledSet
 from ..errors import DDOQError, EvaluationError
 from ..record import flaw
+from ..set_folder import PROVENANCE
 from ..store.artifacts import MANIFEST, damaged_files
 from .grid import SetSpec, make_grid
 from .session import SweepSession

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ def build_student(name: str, num_classes: int, image_size: int, *, seed: int) ->
         if namespace is not None:
             return STUDENTS.load(namespace.name)(model_name, num_classes, image_size)
         entry = STUDENTS.entry(name)
-        smallest = entry.flags.get("min_size", 1)
+        smallest: Any = entry.flags.get("min_size", 1)
         if image_size < smallest:
             raise EvaluationError(
                 f"student {name!r} needs images of at least {smallest} px and got {image_size}; "

@@ -91,7 +91,7 @@ class VGG11(nn.Module):
             if step == "pool":
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
-            else:
+            elif isinstance(step, int):
                 # a single pixel has no spread: the norm of one would erase it
                 kind = "none" if norm == "instance" and side == 1 else norm
                 layers += [nn.Conv2d(channels, step, 3, padding=1), make_norm(kind, step), nn.ReLU(inplace=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +44,7 @@ class Network(ResNet):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def _shortcut(block: nn.Module, x: Tensor) -> Tensor:
+def _shortcut(block: Any, x: Tensor) -> Tensor:
     if block.downsample is None:
         return x
     convolution, norm = block.downsample
