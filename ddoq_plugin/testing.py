@@ -198,16 +198,18 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 
 def small_context(with_prior: bool) -> DistillContext:
     """Return a fresh context of eight training images a class of the digits; the prior is untrained."""
+    import torch
+
     from .data import load_data
     from .distiller import DistillContext
 
     data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)
-    return DistillContext(data, _kept_prior() if with_prior else None)
+    return DistillContext(data, _kept_prior(torch.get_num_threads()) if with_prior else None)
 
 
 @functools.lru_cache
-def _kept_prior() -> Prior:
-    return untrained_prior()
+def _kept_prior(threads: int) -> Prior:
+    return untrained_prior()  # the number of threads decides the last bits of its training
 
 
 def _in_groups(subject: Subject, store: Store | None = None) -> DistillContext:

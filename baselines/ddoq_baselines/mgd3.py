@@ -6,13 +6,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
 
 from ddoq_plugin.ddoq import DDOQ, DDOQConfig
 from ddoq_plugin.priors.guide import Guide, GuideStep
 
 if TYPE_CHECKING:
+    import torch
+
     from ddoq_plugin.distiller import DistillContext, Pushforward
 
 
@@ -40,6 +41,8 @@ class MGD3(DDOQ):
     config: MGD3Config
 
     def pushforward(self, context: DistillContext, ipc: int, clusters: int, seed: int) -> Pushforward:
+        import torch
+
         plain, config = super().pushforward(context, ipc, clusters, seed), self.config
 
         def guide(classes: tuple[int, ...]) -> Guide:

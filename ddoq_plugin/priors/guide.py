@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from diffusers.schedulers import SchedulerMixin
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import PriorError
+
+if TYPE_CHECKING:
+    from diffusers.schedulers import SchedulerMixin
+    from torch import Tensor
 
 _PRESERVING = ("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler", "DEISMultistepScheduler")
 _EXPLODING = ("LMSDiscreteScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
@@ -99,6 +99,8 @@ class BatchGuide:
 
         ``noisy`` is the network's input in step ``index`` of ``times``, ``output`` what the network returned.
         """
+        import torch
+
         alpha, alpha_prev = _alphas(scheduler, times, index)
         scale = alpha_prev**-0.5 if type(scheduler).__name__ in _EXPLODING else 1.0
         step = GuideStep(

@@ -82,12 +82,12 @@ def prior_folder(tmp_path_factory):
 
 
 def test_killed_in_its_middle_a_sweep_goes_on_and_tells_what_it_took(small_sweep, prior_folder, tmp_path):
-    """IPC 60 makes two groups of classes: the sweep is killed when the first is done."""
+    """IPC 100 makes four groups of classes: the sweep is killed when the first is done."""
     changes = {
-        "methods": [{"name": "mgd3", "steps": 50}],
+        "methods": [{"name": "mgd3", "steps": 20}],
         "prior": {"name": "dit", "path": str(prior_folder)},
-        "dataset": {"name": "digits", "limit_per_class": 60},
-        "ipc": 60, "clusters": ["ipc"], "seeds": 1, "full_data": False,
+        "dataset": {"name": "digits", "limit_per_class": 100},
+        "ipc": 100, "clusters": ["ipc"], "seeds": 1, "full_data": False,
     }  # fmt: skip
     config = load_config(small_sweep, changes)
     whole = {stage.name: stage for stage in make_plan(config).stages}
@@ -109,11 +109,11 @@ def test_killed_in_its_middle_a_sweep_goes_on_and_tells_what_it_took(small_sweep
         os.kill(killed.pid, signal.SIGKILL)
     before = made()
     left = {stage.name: stage for stage in make_plan(config).stages}
-    assert len(before) == 1 and 0 < left["images"].hours < whole["images"].hours
+    assert 1 <= len(before) < 4 and 0 < left["images"].hours < whole["images"].hours
 
     again = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr[-2000:]
-    assert len(made()) == 2 and before.items() <= made().items(), "a finished group was made again"
+    assert len(made()) == 4 and before.items() <= made().items(), "a finished group was made again"
     (row,) = load_rows(config.output_folder).to_dict("records")
     assert row["status"] == "done" and row["seconds_images"] > 0.5 and row["seconds_distill"] > row["seconds_images"]
     assert (row["set_scale"], row["set_stop"], row["method"]) == (0.1, 0.5, "mgd3")
