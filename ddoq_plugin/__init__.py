@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .sweeps import sweep
 
 __version__ = "0.1.0"
-
 __all__ = [
     "Distiller", "DistillerConfig", "DistillContext", "DistilledSet", "register_distiller", "load_data",
     "load_prior", "quantize", "distill", "evaluate", "sweep", "cross_model_table", "__version__",

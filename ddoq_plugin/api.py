@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import DatasetConfig, PriorConfig, TeacherConfig
+from .config import DatasetConfig, PriorConfig, TeacherConfig, name_only
 from .distilled_set import DistilledSet
 from .errors import EvaluationError
 from .record import make_row
@@ -44,8 +45,8 @@ def distill(
     """Distil a dataset with a registered method and return the set.
 
     ``dataset`` and ``prior`` are names or mappings as in a sweep's YAML (``{"name": "dit", "path": folder}``);
-    ``settings`` are the method's own. Latents, codebooks, images and a trained prior are kept in ``store``.
-    Raises a DDOQError where anything does not fit, before expensive work.
+    ``settings`` are the method's own. ``store`` keeps latents, codebooks, images and a trained prior. Raises a
+    DDOQError where anything does not fit, before expensive work.
     """
     from .distiller import DistillContext, make_distiller
     from .distiller.dry_run import DryRunContext
@@ -54,15 +55,14 @@ def distill(
     distiller = make_distiller(method, settings)
     data, kept = _data(dataset), Store(store)
     data.check(progress=progress)
-    prior_config = None if prior is None else valid(PriorConfig, _named(prior), "prior")
+    prior_config = None if prior is None else valid(PriorConfig, name_only(prior), "prior")
     distiller.check(DryRunContext(data, prior_config), ipc, clusters)
     loaded = None
     if prior_config is not None:
         source = PriorSource(prior_config, data, kept, device, progress=progress)
         source.check()
         loaded = source.load()
-    context = DistillContext(data, loaded, kept, progress=progress)
-    return distiller.distill(context, ipc, clusters=clusters, seed=seed)
+    return distiller.distill(DistillContext(data, loaded, kept, progress=progress), ipc, clusters=clusters, seed=seed)
 
 
 def evaluate(
@@ -80,11 +80,10 @@ def evaluate(
     """Train students on sets (or folders of images of any method) and return one row a trained student.
 
     Sets of one label, IPC and K get their folder (or position) in the label. ``protocol`` is a name, a file or a
-    mapping of keys (``{"extends": "hard_short", "steps": 300}``).
-    ``teacher`` is a student's name or a mapping as in a sweep's YAML. The columns are those of a sweep's rows
-    (``docs/columns.md``). Accuracies are percent: ``top1`` and ``top5`` on the test split, ``val_top1`` on validation.
-    Raises a DDOQError where anything does not fit, and warns where the set says that it was made from another form of
-    the dataset.
+    mapping of keys (``{"extends": "hard_short", "steps": 300}``); ``teacher`` a student's name or a mapping as in a
+    sweep's YAML. The columns are those of a sweep's rows (``docs/columns.md``). Accuracies are percent: ``top1`` and
+    ``top5`` on test, ``val_top1`` on validation. Raises a DDOQError where anything does not fit, and warns where a set
+    says that it was made from another form of the dataset.
     """
     from .evaluation import load_protocol
     from .evaluation.evaluator import Evaluator
@@ -93,19 +92,12 @@ def evaluate(
 
     data = _data(dataset)
     names = [students] if isinstance(students, str) else list(students)
-    given: Any = made if isinstance(made, (list, tuple)) else [made]
-    sets = _labelled(given, data)
+    sets = _labelled(made if isinstance(made, (list, tuple)) else [made], data)  # type: ignore[list-item]
     if isinstance(teacher, str):
         teacher = {"student": teacher}
-    evaluator = Evaluator(
-        data,
-        load_protocol(protocol),
-        Store(store),
-        students=names,
-        teacher=valid(TeacherConfig, teacher, "teacher") if teacher else None,
-        device=str(pick_device(device)),
-        progress=progress,
-    )
+    wanted = valid(TeacherConfig, teacher, "teacher") if teacher else None
+    chosen, rules = str(pick_device(device)), load_protocol(protocol)
+    evaluator = Evaluator(data, rules, Store(store), students=names, teacher=wanted, device=chosen, progress=progress)
     evaluator.check()
     for label, one in sets:
         about = one.provenance
@@ -123,18 +115,12 @@ def evaluate(
         "teacher_test_top1": evaluator.teacher.test_accuracy if evaluator.teacher else None,
     }
     every = range(seeds) if isinstance(seeds, int) else seeds
-    return make_frame(
-        [
-            make_row(
-                {**known, "label": label, "place": place, "student": name, "seed": seed},
-                one,
-                evaluator.evaluate(one, name, seed),
-            )
-            for place, (label, one) in enumerate(sets)
-            for name in names
-            for seed in every
-        ]
-    )
+    rows = []
+    for place, (label, one) in enumerate(sets):
+        for name, seed in itertools.product(names, every):
+            about = {**known, "label": label, "place": place, "student": name, "seed": seed}
+            rows.append(make_row(about, one, evaluator.evaluate(one, name, seed)))
+    return make_frame(rows)
 
 
 def _labelled(given: Sequence[DistilledSet | str | Path], data: ImageData) -> list[tuple[str, DistilledSet]]:
@@ -150,14 +136,10 @@ def _labelled(given: Sequence[DistilledSet | str | Path], data: ImageData) -> li
     return list(zip(labels, sets, strict=True))
 
 
-def _named(value: str | dict[str, Any]) -> dict[str, Any]:
-    return {"name": value} if isinstance(value, str) else value
-
-
 def _data(dataset: str | dict[str, Any] | ImageData) -> ImageData:
     from .data import load_data
 
     if not isinstance(dataset, (str, dict)):
         return dataset
-    config = valid(DatasetConfig, _named(dataset), "dataset")
+    config = valid(DatasetConfig, name_only(dataset), "dataset")
     return load_data(config.name, **config.options())

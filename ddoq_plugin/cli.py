@@ -13,19 +13,15 @@ import typer
 
 from .hosts.command import register as register_ddranking
 
-app = typer.Typer(
-    name="ddoq",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
+app = typer.Typer(name="ddoq", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 Plugin = Annotated[list[Path], typer.Option(help="A Python file that registers methods, datasets, priors or students.")]
 Data = Annotated[str, typer.Option(help="Dataset: a name, folder:PATH or npz:PATH.")]
 DataOption = Annotated[list[str], typer.Option("--data-option", help="key=value for the dataset's loader.")]
 Settings = Annotated[list[str], typer.Option("--set", help="key=value: a setting of the method or of the config.")]
 StoreOption = Annotated[Path, typer.Option(help="Folder of shared artifacts (priors, latents, teachers, sets).")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Config = Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a packaged one (see ddoq list).")]
+Kind = Annotated[str | None, typer.Option(help="set, run, protocol, config or method, where a name is both.")]
 STORE = Path("runs/store")
 
 
@@ -39,12 +35,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
+Version = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version, commit.")]
+
+
 @app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Version, commit.")
-    ] = False,
-) -> None:
+def options(version: Version = False) -> None:
     """DDOQ and its baselines: distil datasets, train students on them, compare them in tables."""
 
 
@@ -67,9 +62,7 @@ def list_entries(
 @app.command()
 def show(
     what: Annotated[str, typer.Argument(help="Folder of a set or run; name or file of a protocol or config; method.")],
-    kind: Annotated[
-        str | None, typer.Option(help="set, run, protocol, config or method, where a name is both.")
-    ] = None,
+    kind: Kind = None,
     set_: Settings = [],  # noqa: B006
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
@@ -143,25 +136,13 @@ def distill(
     _load(plugin)
     if out.is_file() or (out.exists() and any(out.iterdir())):
         raise DataError(f"{out} is a file or a folder that is not empty; give a new folder")
-    prior_config = None
-    if prior is not None:
-        prior_config = {"name": prior, "path": prior_path, "train": prior_train}
-    made = run(
-        method,
-        dataset={"name": data, **_pairs(data_option)},
-        prior=prior_config,
-        ipc=ipc,
-        clusters=clusters,
-        seed=seed,
-        store=store,
-        device=device,
-        **_pairs(set_),
-    )
+    wanted = None if prior is None else {"name": prior, "path": prior_path, "train": prior_train}
+    shared: dict[str, Any] = {"dataset": {"name": data, **_pairs(data_option)}, "store": store, "device": device}
+    made = run(method, prior=wanted, ipc=ipc, clusters=clusters, seed=seed, **shared, **_pairs(set_))
     made.save(out)
-    stats = ", ".join(
-        f"{name} {value:.4g}" for name, value in made.provenance["stats"].items() if isinstance(value, float)
-    )
-    typer.echo(f"{len(made)} images of {made.num_classes} classes in {out}" + (f" ({stats})" if stats else ""))
+    stats = [f"{name} {value:.4g}" for name, value in made.provenance["stats"].items() if isinstance(value, float)]
+    said = f" ({', '.join(stats)})" if stats else ""
+    typer.echo(f"{len(made)} images of {made.num_classes} classes in {out}{said}")
 
 
 @app.command()
@@ -191,18 +172,10 @@ def evaluate(
     _load(plugin)
     asked = set_values({"protocol": protocol, "teacher": {"student": teacher}}, _pairs(set_))
     if len(asked) > 2:
-        raise ConfigError(
-            f"--set {list(asked)[2]}: here it changes protocol.KEY and teacher.KEY alone; use one of them"
-        )
-    frame = run(
-        folders,
-        dataset={"name": data, **_pairs(data_option)},
-        students=student,
-        **asked,
-        seeds=seeds,
-        store=store,
-        device=device,
-    )
+        other = list(asked)[2]
+        raise ConfigError(f"--set {other}: here it changes protocol.KEY and teacher.KEY alone; use one of them")
+    shared: dict[str, Any] = {"dataset": {"name": data, **_pairs(data_option)}, "store": store, "device": device}
+    frame = run(folders, students=student, seeds=seeds, **asked, **shared)
     if csv is not None:
         frame.to_csv(csv, index=False)
     typer.echo(format_table(cross_model_table(frame), style="plain"))
@@ -210,20 +183,16 @@ def evaluate(
 
 @app.command()
 def sweep(
-    config: Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a packaged one (see ddoq list).")],
+    config: Config,
     set_: Settings = [],  # noqa: B006
     address: Annotated[str | None, typer.Option(help="A Ray cluster's address; default: this machine.")] = None,
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """Run a comparison, or what is missing of it, and write its report. The same command resumes after any stop."""
-    from .config import load_config
     from .report import write_run_report
     from .sweeps import sweep as run
 
-    settings = load_config(config, _pairs(set_))
-    if plugin:
-        settings = settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugin)]})
-    result = run(settings, address=address)
+    result = run(_settings(config, set_, plugin), address=address)
     typer.echo(write_run_report(result.folder))
     if result.failed:
         for error in result.frame.loc[result.frame["status"] == "failed", "error"].drop_duplicates():
@@ -234,7 +203,7 @@ def sweep(
 
 @app.command()
 def plan(
-    config: Annotated[str, typer.Argument(help="A sweep's YAML file, or the name of a packaged one (see ddoq list).")],
+    config: Config,
     set_: Settings = [],  # noqa: B006
     device: Annotated[str | None, typer.Option(help="cpu, h200, a100, rtx-4090; default: this machine's.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="How many of them.")] = 1,
@@ -247,22 +216,12 @@ def plan(
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """Say what a sweep will do and cost (hours, disk, memory), what of it is done, and what cannot fit (status 2)."""
-    from .config import load_config
     from .planning import make_plan, parse_size, render
 
-    settings = load_config(config, _pairs(set_))
-    if plugin:
-        settings = settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugin)]})
-    made = make_plan(
-        settings,
-        device=device,
-        count=devices,
-        cores=cores,
-        memory_gb=None if memory is None else parse_size(memory) / 1e9,
-        disk_bytes=None if disk is None else parse_size(disk),
-        assume_data=assume_dataset,
-        assume_weights=assume_weights,
-    )
+    settings, machine = _settings(config, set_, plugin), {"device": device, "count": devices, "cores": cores}
+    memory_gb = None if memory is None else parse_size(memory) / 1e9
+    sizes = {"memory_gb": memory_gb, "disk_bytes": None if disk is None else parse_size(disk)}
+    made = make_plan(settings, **machine, **sizes, assume_data=assume_dataset, assume_weights=assume_weights)
     typer.echo(render(made, format))
     for reason in made.refused:
         typer.echo(f"error: {reason}", err=True)
@@ -290,7 +249,7 @@ def main() -> None:
     from .errors import DDOQError
 
     try:
-        app(standalone_mode=True)
+        app()
     except DDOQError as problem:
         typer.echo(f"error: {problem}", err=True)
         sys.exit(2)
@@ -301,6 +260,13 @@ def _load(plugins: list[Path]) -> None:
 
     for path in plugins:
         load_plugin(path)
+
+
+def _settings(config: str, set_: list[str], plugins: list[Path]) -> Any:
+    from .config import load_config
+
+    settings = load_config(config, _pairs(set_))
+    return settings.model_copy(update={"plugins": [*settings.plugins, *map(str, plugins)]})
 
 
 def _pairs(texts: list[str]) -> dict[str, Any]:

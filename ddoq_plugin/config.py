@@ -1,19 +1,4 @@
-"""The YAML schema of a sweep. What is wrong is said in one sentence that names file, line, key and the mend.
-
-Example::
-
-    name: mine
-    dataset: {name: digits}
-    prior: {name: dit, train: digits}
-    methods:
-      - {name: ddoq, weighting: [uniform, counts, sqrt], strength: 0.3}
-      - {name: random}
-    ipc: [1, 10]
-    clusters: [ipc, 20]
-    students: [mlp, convnet3_w32]
-    teacher: {student: convnet3_bn_w32, protocol: teacher_short}
-    protocol: soft_stored_short
-    seeds: 3
+"""The YAML schema of a sweep; ``benchmark_configs/quickstart.yaml`` is an example.
 
 A list where a method's setting is a single value is varied by the sweep. ``extends: quickstart`` (or a file) takes the
 keys of another config; ``protocol: {extends: hard_short, steps: 300}`` changes a protocol in its place.
@@ -43,10 +28,11 @@ class _Named(BaseModel):
     name: str
 
     def options(self) -> dict[str, Any]:
-        return {name: value for name, value in (self.model_extra or {}).items()}
+        return dict(self.model_extra or {})
 
 
-def _name_only(value: Any) -> Any:
+def name_only(value: Any) -> Any:
+    """Return ``{"name": value}`` for a name; other values as they are."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -103,9 +89,8 @@ def _share_of_gpus(value: float | None) -> float | None:
     return value
 
 
-Cpus = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
 Gpus = Annotated[float, Field(ge=0), AfterValidator(_share_of_gpus)]
-Gigabytes = Annotated[float, Field(gt=0)]
 STAGES = ("encode", "quantise", "generate", "label", "train")
 
 
@@ -113,9 +98,9 @@ class StageResources(_Schema):
     """What one worker of a stage asks of Ray: CPUs (also its number of threads, rounded down, at least one), GPUs (a
     share, or whole ones) and ``memory_gb`` of main memory (GiB). What is left out is the common value."""
 
-    cpus: Cpus | None = None
+    cpus: Positive | None = None
     gpus: Gpus | None = None
-    memory_gb: Gigabytes | None = None
+    memory_gb: Positive | None = None
 
 
 class StagesConfig(_Schema):
@@ -134,9 +119,9 @@ class ResourcesConfig(_Schema):
     GPU; ``memory_gb`` is GiB (None: Ray does not reckon with it); ``max_concurrent`` limits the students in training.
     """
 
-    cpus: Cpus = 1
+    cpus: Positive = 1
     gpus: Gpus = 0
-    memory_gb: Gigabytes | None = None
+    memory_gb: Positive | None = None
     max_concurrent: int | None = Field(None, ge=1)
     device: str = "auto"
     stages: StagesConfig = StagesConfig()
@@ -160,9 +145,9 @@ class SweepConfig(_Schema):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     notes: str = ""
-    dataset: Annotated[DatasetConfig, BeforeValidator(_name_only)]
-    prior: Annotated[PriorConfig, BeforeValidator(_name_only)] | None = None
-    methods: list[Annotated[MethodConfig, BeforeValidator(_name_only)]] = Field(min_length=1)
+    dataset: Annotated[DatasetConfig, BeforeValidator(name_only)]
+    prior: Annotated[PriorConfig, BeforeValidator(name_only)] | None = None
+    methods: list[Annotated[MethodConfig, BeforeValidator(name_only)]] = Field(min_length=1)
     ipc: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)] = Field(min_length=1)
     clusters: Annotated[list[Annotated[int, Field(ge=1)] | Literal["ipc"]], BeforeValidator(_as_list)] = ["ipc"]
     students: Annotated[list[str], BeforeValidator(_as_list)] = Field(min_length=1)
@@ -208,15 +193,11 @@ def load_config(source: str | Path, overrides: dict[str, Any] | None = None) -> 
 def config_layers(source: str | Path) -> Layers:
     """Return what a config's file and its bases hold, and where; ConfigError if there is none."""
     packaged = {file.stem: file for file in packaged_configs()}
-    path = Path(source)
-    if path.is_file():
-        return read_layers(path, packaged)
-    if str(source) in packaged:
-        return read_layers(packaged[str(source)], packaged)
-    raise ConfigError(
-        f"there is no config {source}{nearest(str(source), packaged)}; give a YAML file or one of: "
-        f"{', '.join(sorted(packaged))}"
-    )
+    path = Path(source) if Path(source).is_file() else packaged.get(str(source))
+    if path is None:
+        known = f"{nearest(str(source), packaged)}; give a YAML file or one of: {', '.join(sorted(packaged))}"
+        raise ConfigError(f"there is no config {source}{known}")
+    return read_layers(path, packaged)
 
 
 def packaged_configs() -> list[Path]:

@@ -1,11 +1,8 @@
 """DistilledSet: what a distiller returns. :mod:`ddoq_plugin.set_folder` describes its form on disk.
 
-Most sets are uint8 images, rounded once when the set is made: the PNG, the tensors and what is scored are the same
-bytes. A method whose images live in another space, or must not be rounded, gives ``floats`` and ``preprocessing``; the
-PNGs are then previews and the floats are scored.
-
-A set may be larger than memory: it is written piece by piece and read as a mapped file. Sets with the same images, such
-as those that differ in their weights, share their images' files in a store, by hard links.
+Most sets are uint8 images, rounded once when made: the PNG, the tensors and what is scored are the same bytes. Images
+of another space, or that must not be rounded, are ``floats`` with a ``preprocessing``; the PNGs are then previews.
+A set may be larger than memory: it is written piece by piece and read as a mapped file.
 """
 
 from __future__ import annotations
@@ -19,17 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import DataError
 from .preprocessing import PIXELS, Preprocessing
-from .set_folder import (
-    PROVENANCE,
-    TARGET_KINDS,
-    TENSORS,
-    few,
-    file_names,
-    read_exact,
-    read_images,
-    write_images,
-    write_tables,
-)
+from .set_folder import PROVENANCE, TARGET_KINDS, TENSORS, few, read_exact, read_images, write_images, write_tables
 from .store.artifacts import Store, hash_key, hash_tensors, link_files
 from .store.code import code_hash
 
@@ -80,7 +67,10 @@ class DistilledSet:
         if self.floats is not None:
             _check_floats(self, self.floats)
         if self.images is None:
-            object.__setattr__(self, "images", _preview(self))
+            if self.floats is None:
+                raise DataError("a distilled set needs images (uint8) or floats (float32)")
+            parts = [to_uint8(self.preprocessing.undo(part)) for part in self.floats.split(PREVIEW_BATCH)]
+            object.__setattr__(self, "images", torch.cat(parts))
         _check(self)
         _check_extras(self)
 
@@ -104,16 +94,14 @@ class DistilledSet:
     @cached_property
     def hash(self) -> str:
         """Hash of everything but the provenance."""
-        more = self._space
-        if self.floats is not None:
-            more["floats"] = hash_tensors(self.floats)
-        if self.target_kind != "logits":
-            more["target_kind"] = self.target_kind
-        if self.learning_rate is not None:
-            more["learning_rate"] = self.learning_rate
-        if self.stage is not None:
-            more["stage"] = hash_tensors(self.stage)
-        return self._hash(hash_tensors(self.images, self.labels, self.weights, self.targets), more)
+        more = {
+            "floats": None if self.floats is None else hash_tensors(self.floats),
+            "target_kind": None if self.target_kind == "logits" else self.target_kind,
+            "learning_rate": self.learning_rate,
+            "stage": None if self.stage is None else hash_tensors(self.stage),
+        }
+        own = {name: value for name, value in more.items() if value is not None}
+        return self._hash(hash_tensors(self.images, self.labels, self.weights, self.targets), self._space | own)
 
     @property
     def _space(self) -> dict[str, Any]:
@@ -133,37 +121,16 @@ class DistilledSet:
         folder = Path(folder)
         if (folder / TENSORS).exists() or (folder / "train").exists():
             raise DataError(f"{folder} already holds a distilled set; give a new folder or remove the old one")
-        names = file_names(self.labels, self.class_names)
-
-        def write(target: Path) -> None:
-            write_images(target, names, self.images, self.floats, self.preprocessing)
-
         if store is None:
-            write(folder)
+            write_images(folder, self)
         else:
             key = {"image_hash": self.image_hash, "class_names": self.class_names}
             key["code"] = code_hash("ddoq_plugin.set_folder")
             if self.floats is not None:
                 key["preview"] = hash_tensors(self.images)
-            link_files(store.get("set_images", key, write), folder)
-        tensors = {"labels": self.labels, "weights": self.weights, "stage": self.stage, self.target_kind: self.targets}
-        about: dict[str, Any] = {"class_names": list(self.class_names), "hash": self.hash}
-        about |= {"image_hash": self.image_hash}
-        about |= {"learning_rate": self.learning_rate, "mosaic": self.mosaic, "preprocessing": self.preprocessing.kind}
-        about |= {"preview": self.floats is not None, "pictures": self._pictures()}
-        write_tables(folder, names, tensors, {**about, "provenance": dict(self.provenance)})
+            link_files(store.get("set_images", key, lambda target: write_images(target, self)), folder)
+        write_tables(folder, self)
         return folder
-
-    def _pictures(self) -> str:
-        """Say for people what the PNGs are."""
-        said = "The PNGs are the images of the set, bit for bit."
-        if self.floats is not None:
-            said = "The PNGs are previews, rounded and cut to what a picture can show: the set is its float images."
-        if self.preprocessing.kind != "none":
-            said += f" Students see the images {self.preprocessing.kind}, with the tensors in images.safetensors."
-        if self.mosaic > 1:
-            said += f" Each holds {self.mosaic**2} images of 1/{self.mosaic**2} of its area, enlarged before training."
-        return said
 
     @classmethod
     def load(
@@ -172,17 +139,14 @@ class DistilledSet:
         """Read a set that :meth:`save` wrote (exactly), or a folder of images made by any other method.
 
         ``class_names`` are the dataset's: the folders are matched to them by name or number, and the labels follow
-        their order. The images of a saved set are mapped from its file. ``verified`` says that its files have just
-        been checked, as a store does: they are not read once more to compare the hash. Raises DataError naming the
-        folder or file and what to do.
+        their order. The images of a saved set are mapped from its file. ``verified``: its files have just been checked,
+        so they are not read once more for the hash. Raises DataError naming the folder or file and what to do.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; give the folder of a distilled set or of class folders")
-        if (folder / TENSORS).exists():
-            made = cls._load_exact(folder, verified)
-        else:
-            made = cls(**read_images(folder, class_names))
+        exact = (folder / TENSORS).exists()
+        made = cls._load_exact(folder, verified) if exact else cls(**read_images(folder, class_names))
         if class_names is not None and list(class_names) != list(made.class_names):
             raise DataError(
                 f"the classes of {folder} ({few(made.class_names)}) are not those of the dataset "
@@ -209,14 +173,6 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
     return (images.clamp(0, 1) * 255).round().byte()
 
 
-def _preview(made: DistilledSet) -> torch.Tensor:
-    import torch
-
-    if made.floats is None:
-        raise DataError("a distilled set needs images (uint8) or floats (float32)")
-    return torch.cat([to_uint8(made.preprocessing.undo(part)) for part in made.floats.split(PREVIEW_BATCH)])
-
-
 def _check(made: DistilledSet) -> None:
     import torch
 
@@ -237,23 +193,6 @@ def _check(made: DistilledSet) -> None:
         )
     if (made.labels.diff() < 0).any():
         raise DataError("a distilled set is ordered by class; sort the images by label")
-    _check_weights(made, counts)
-    if made.target_kind not in TARGET_KINDS:
-        raise DataError(f"there is no target_kind {made.target_kind!r}; use {' or '.join(map(repr, TARGET_KINDS))}")
-    if made.targets is not None and (
-        made.targets.shape != (n, made.num_classes) or not torch.isfinite(made.targets).all()
-    ):
-        raise DataError(
-            f"{'logits' if made.target_kind == 'logits' else 'regression targets'} must be finite and of shape "
-            f"[{n}, {made.num_classes}]; got {list(made.targets.shape)}"
-        )
-    if made.targets is None and made.target_kind == "regression":
-        raise DataError("the set's target_kind is 'regression' and it has no targets; give them")
-
-
-def _check_weights(made: DistilledSet, counts: torch.Tensor) -> None:
-    import torch
-
     weights = made.weights
     if weights.shape != made.labels.shape or not torch.isfinite(weights).all() or (weights < 0).any():
         raise DataError("weights must be finite, non-negative and one an image")
@@ -264,6 +203,14 @@ def _check_weights(made: DistilledSet, counts: torch.Tensor) -> None:
             f"weights must have mean 1 within each class; class {made.class_names[worst]!r} has "
             f"{float(means[worst]):.4g}: divide its weights by that"
         )
+    if made.target_kind not in TARGET_KINDS:
+        raise DataError(f"there is no target_kind {made.target_kind!r}; use {' or '.join(map(repr, TARGET_KINDS))}")
+    shape, targets = (n, made.num_classes), made.targets
+    if targets is not None and (targets.shape != shape or not torch.isfinite(targets).all()):
+        said = "logits" if made.target_kind == "logits" else "regression targets"
+        raise DataError(f"{said} must be finite and of shape {list(shape)}; got {list(targets.shape)}")
+    if targets is None and made.target_kind == "regression":
+        raise DataError("the set's target_kind is 'regression' and it has no targets; give them")
 
 
 def _check_floats(made: DistilledSet, floats: torch.Tensor) -> None:
@@ -298,10 +245,9 @@ def _check_extras(made: DistilledSet) -> None:
     rate = made.learning_rate
     if rate is not None and not (isinstance(rate, (int, float)) and math.isfinite(rate) and rate > 0):
         raise DataError(f"learning_rate must be a positive finite number or None, not {rate!r}")
-    if made.stage is not None:
-        if made.stage.dtype != torch.int64 or made.stage.shape != made.labels.shape:
-            raise DataError(
-                f"stage must be int64 and one an image; got {made.stage.dtype} of shape {list(made.stage.shape)}"
-            )
-        if made.stage.unique().tolist() != list(range(int(made.stage.max()) + 1)):
+    stage = made.stage
+    if stage is not None:
+        if stage.dtype != torch.int64 or stage.shape != made.labels.shape:
+            raise DataError(f"stage must be int64 and one an image; got {stage.dtype} of shape {list(stage.shape)}")
+        if stage.unique().tolist() != list(range(int(stage.max()) + 1)):
             raise DataError("stages are numbered 0, 1, ... without a gap; number those of the set so")

@@ -51,32 +51,23 @@ class StoreError(DDOQError):
 
 def nearest(name: str, names: Iterable[str], limit: int = 3) -> str:
     """Return ``'; did you mean "x" or "y"?'`` with the known names nearest to ``name``, or the empty string."""
-    known = list(names)
+    known = {other: other for other in names}
     found = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
     if not found:  # difflib is case-sensitive; people are not
-        lowered = {other.lower(): other for other in known}
-        found = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.5)]
-    return f"; did you mean {' or '.join(repr(match) for match in found)}?" if found else ""
+        known = {other.lower(): other for other in known}
+        found = difflib.get_close_matches(name.lower(), known, n=limit, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(known[match]) for match in found)}?" if found else ""
 
 
 def first_mistake(problem: ValidationError) -> tuple[list[str | int], Any]:
     """Return the place (keys and positions) and pydantic's facts of the mistake to tell: a misspelt key comes first."""
     first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
-    internal = (
-        "function-",
-        "list[",
-        "dict[",
-        "constrained-",
-        "literal[",
-    )  # pydantic's own steps on the way to the value
+    internal = ("function-", "list[", "dict[", "constrained-", "literal[")  # pydantic's own steps on the way
     return [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(internal))], first
 
 
 def explain(problem: ValidationError, model: type[BaseModel], word: str = "key") -> str:
-    """Return pydantic's complaint as one clause that names the key and, for an unknown one, the nearest known ones.
-
-    ``word`` is what a key of ``model`` is called.
-    """
+    """Return pydantic's complaint as one clause that names the key (a ``word`` of ``model``) and the nearest ones."""
     place, first = first_mistake(problem)
     key = ".".join(map(str, place))
     if first["type"] == "extra_forbidden":
@@ -90,14 +81,14 @@ def explain(problem: ValidationError, model: type[BaseModel], word: str = "key")
 
 def _fields_at(place: list[str | int], model: type[BaseModel]) -> list[str]:
     """Return the known keys at a place inside a model."""
+
+    def models_in(annotation: Any) -> list[type[BaseModel]]:
+        if hasattr(annotation, "model_fields"):
+            return [annotation]
+        return [inner for part in get_args(annotation) for inner in models_in(part)]
+
     models = [model]
     for part in place:
         found = [one.model_fields[str(part)].annotation for one in models if part in one.model_fields]
-        models = [inner for annotation in found for inner in _models_in(annotation)] or models
+        models = [inner for annotation in found for inner in models_in(annotation)] or models
     return [name for one in models for name in one.model_fields]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if hasattr(annotation, "model_fields"):
-        return [annotation]
-    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -12,11 +12,8 @@ from typing import Any
 
 
 def lazy_names(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` of a package that imports its public names on first use.
-
-    The names are those that the package's ``if TYPE_CHECKING:`` block imports from its own modules, so that type
-    checkers and readers see where each comes from. AttributeError for any other name.
-    """
+    """Return ``__getattr__`` and ``__dir__`` of a package that imports its public names on first use: those that its
+    ``if TYPE_CHECKING:`` block imports from its own modules. AttributeError for any other name."""
 
     @functools.cache
     def homes() -> dict[str, str]:

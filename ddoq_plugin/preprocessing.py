@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import DataError
 from .store.artifacts import hash_key, hash_tensors
@@ -65,10 +65,8 @@ class Preprocessing:
         if kind != "zca":
             return cls(kind)
         if split.image_size > LARGEST_ZCA:
-            raise DataError(
-                f"ZCA of {split.image_size} px images needs too large a matrix; use at most {LARGEST_ZCA} px or "
-                "'standardised'"
-            )
+            mend = f"use at most {LARGEST_ZCA} px or 'standardised'"
+            raise DataError(f"ZCA of {split.image_size} px images needs too large a matrix; {mend}")
         if len(split) < 2 or not 0 < eps < math.inf:
             raise DataError(f"ZCA needs two images and a positive eps, not {len(split)} and {eps}")
         import torch
@@ -88,7 +86,8 @@ class Preprocessing:
 
         pixels = images.float() / 255 if images.dtype == torch.uint8 else images
         if self.kind == "standardised":
-            return (pixels - _channels(self.mean, pixels)) / _channels(self.std, pixels)
+            mean, std = self._channels(pixels)
+            return (pixels - mean) / std
         if self.kind == "zca":
             from kornia.enhance import linear_transform
 
@@ -99,7 +98,8 @@ class Preprocessing:
     def undo(self, images: torch.Tensor) -> torch.Tensor:
         """Return images of this space as pixels: inside [0, 1] where they came from pixels, not clamped."""
         if self.kind == "standardised":
-            return images * _channels(self.std, images) + _channels(self.mean, images)
+            mean, std = self._channels(images)
+            return images * std + mean
         if self.kind == "zca":
             flat = images.flatten(1) @ self._inverse.to(images.device) + self.mean.to(images.device)
             return flat.view(images.shape)
@@ -144,6 +144,9 @@ class Preprocessing:
         """Hash of kind and tensors."""
         return hash_key([self.kind, hash_tensors(self.mean, self.std, self.matrix)])[:20]
 
+    def _channels(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.mean.to(like.device).view(1, 3, 1, 1), self.std.to(like.device).view(1, 3, 1, 1)
+
     @cached_property
     def _inverse(self) -> torch.Tensor:
         import torch
@@ -166,7 +169,3 @@ def _channel_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     mean = total.double() / count
     deviation = (squares.double() / count - mean**2).clamp_min(0).sqrt() / 255
     return (mean / 255).float(), deviation.clamp_min(1e-3).float()
-
-
-def _channels(values: Any, like: torch.Tensor) -> torch.Tensor:
-    return values.to(like.device).view(1, 3, 1, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,11 +16,9 @@ def bar(total: int | None, description: str, *, show: bool = True, initial: int 
     return tqdm(total=total, initial=initial, desc=description, disable=None if show else True, leave=False, delay=1.0)
 
 
-def track(iterable: Iterable[T], description: str, total: int | None = None, *, show: bool = True) -> Iterator[T]:
-    """Yield from ``iterable`` under a bar."""
-    if total is None and hasattr(iterable, "__len__"):
-        total = len(iterable)  # type: ignore[arg-type]
-    with bar(total, description, show=show) as shown:
-        for item in iterable:
+def track(items: Collection[T], description: str, *, show: bool = True) -> Iterator[T]:
+    """Yield from ``items`` under a bar."""
+    with bar(len(items), description, show=show) as shown:
+        for item in items:
             yield item
             shown.update(1)

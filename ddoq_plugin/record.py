@@ -13,9 +13,8 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import EvaluationError
 from .store.artifacts import write_atomic
@@ -31,29 +30,27 @@ KINDS = ("distill", "own", "latents", "codebooks", "images", "label", "train")
 """Kinds of cost that most rows know, in the order of columns; a method may use further kinds of artifacts."""
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A column, or a family of columns where ``name`` has a part in angle brackets.
 
     dtype: "string", "Int64", "float64", "boolean" (pandas' names), or "value": that of the values. ``required``: a row
     without it is no row.
     """
 
+    group: str
     name: str
     dtype: str
     unit: str
     meaning: str
-    group: str
     required: bool = False
 
 
 def _group(group: str, *columns: Any) -> Iterator[Column]:
-    return (Column(name, dtype, unit, meaning, group, *required) for name, dtype, unit, meaning, *required in columns)
+    return (Column(group, *column) for column in columns)
 
 
 COLUMNS: tuple[Column, ...] = (
-    *_group(
-        "identity",
+    *_group("identity",
         ("key", "string", "", "name of the row's file in a run"),
         ("run", "string", "", "name of the config"),
         ("kind", "string", "", "distilled, full_data, or full_data_2x: all data at twice the steps"),
@@ -71,8 +68,7 @@ COLUMNS: tuple[Column, ...] = (
         ("status", "string", "", "done or failed", True),
         ("error", "string", "", "why the row failed"),
     ),
-    *_group(
-        "setting",
+    *_group("setting",
         ("dataset", "string", "", "registered dataset"),
         ("prior", "string", "", "the configured prior: its name, and its recipe or the last part of its path"),
         ("prior_fingerprint", "string", "", "first 12 hexadecimal digits of the hash of the prior's files"),
@@ -81,8 +77,7 @@ COLUMNS: tuple[Column, ...] = (
         ("teacher_test_top1", "float64", "%", "the teacher's top-1 accuracy on test"),
         ("protocol", "string", "", "protocol of the students' training"),
     ),
-    *_group(
-        "set",
+    *_group("set",
         ("set_<setting>", "value", "", "a setting of the method; nested ones are joined by _, lists are JSON"),
         ("weighted", "boolean", "", "whether the weights of a class's images differ"),
         ("w2_used", "float64", "", "W2 between a class and its points with the weights used, mean over classes"),
@@ -98,8 +93,7 @@ COLUMNS: tuple[Column, ...] = (
         ("set_hash", "string", "", "hash of everything that the set holds"),
         ("image_hash", "string", "", "hash of images and labels, as soft labels depend on them"),
     ),
-    *_group(
-        "result",
+    *_group("result",
         ("top1", "float64", "%", "top-1 accuracy on test"),
         ("top5", "float64", "%", "top-5 accuracy on test"),
         ("val_top1", "float64", "%", "top-1 accuracy on validation"),
@@ -124,16 +118,14 @@ COLUMNS: tuple[Column, ...] = (
         ("val_<role>", "float64", "%", "validation accuracy of a host's training, by role as set_soft"),
         ("lr_<role>", "float64", "", "learning rate of a host's training, chosen where several are tried"),
     ),
-    *_group(
-        "cost",
+    *_group("cost",
         ("seconds", "float64", "s", "a host's score, all its trainings together"),
         ("seconds_<kind>", "float64", "s", "wall clock, also where the store had it (then as first measured)"),
         ("images_per_second_<kind>", "float64", "images/s", "images worked on, over the seconds"),
         ("peak_memory_mb_<kind>", "float64", "MiB", "peak memory of the process, on a GPU of the device"),
         ("device_<kind>", "string", "", "cpu, or the GPU's name; several are joined with +"),
     ),
-    *_group(
-        "provenance",
+    *_group("provenance",
         ("config_hash", "string", "", "hash of all that a run's numbers depend on"),
         ("versions", "string", "", "this package and the libraries, with their versions"),
         ("commit", "string", "", "commit of the checkout, with +changes where files differ from it"),
@@ -147,7 +139,6 @@ REQUIRED = tuple(column.name for column in COLUMNS if column.required)
 RENAMED = {name: f"{name}_train" for name in ("images_per_second", "peak_memory_mb", "device")}
 OLD = frozenset({*RENAMED, "settings", "weighting"})
 """Columns of rows of earlier versions; :func:`modern` reads them."""
-
 
 PAGE = """# Columns of a result row
 
@@ -182,27 +173,21 @@ def make_row(
 ) -> dict[str, Any]:
     """Return a row with every column of ``COLUMNS`` (None where it has no value) and the families' members.
 
-    Args:
-        known: what is known before the training: identity and setting. ``settings`` are the method's, nested.
-        made: the set; its provenance gives what ``known`` leaves out, its statistics and its costs.
-        result: status, accuracies, scores and the costs of the training.
-
-    Raises:
-        EvaluationError: a column is not declared, or a setting would take the name of another column.
+    ``known``: identity and setting; its ``settings`` are the method's, nested. The provenance of ``made`` gives what
+    ``known`` leaves out, its statistics and costs. ``result``: status, accuracies, scores and costs of the training.
+    Raises EvaluationError where a column is not declared or a setting would take another column's name.
     """
     given = {"kind": DISTILLED, "status": "done", **({} if made is None else _of_set(made)), **known, **(result or {})}
     settings = {f"set_{name}": value for name, value in _flat(given.pop("settings", None) or {}).items()}
     taken = next((name for name in settings if name in BY_NAME), None)
     if taken is not None:
-        raise EvaluationError(
-            f"the setting {taken.removeprefix('set_')!r} would be the column {taken!r}, which means something else; "
-            "give the setting another name"
-        )
+        setting = f"the setting {taken.removeprefix('set_')!r} would be the column {taken!r}"
+        raise EvaluationError(f"{setting}, which means something else; give the setting another name")
     if "commit" not in given:
         given |= provenance_columns()
-    unknown = next((name for name in given if column_of(name) is None), None)
-    if unknown is not None:
-        raise EvaluationError(f"{unknown!r} is no column of a row; declare it in ddoq_plugin.record.COLUMNS")
+    for name in given:
+        if column_of(name) is None:
+            raise EvaluationError(f"{name!r} is no column of a row; declare it in ddoq_plugin.record.COLUMNS")
     given["finished"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     row = dict.fromkeys(BY_NAME) | settings | {name: _plain(value) for name, value in given.items()}
     return sealed({name: row[name] for name in sorted(row, key=column_order)})
@@ -215,13 +200,11 @@ def failure(problem: BaseException) -> dict[str, Any]:
 
 def cost_columns(kind: str, cost: Cost | None) -> dict[str, Any]:
     """Return a row's columns of one kind of cost; all None where it does not apply (``cost`` None)."""
-    rate = cost.images / cost.seconds if cost is not None and cost.images and cost.seconds else None
-    return {
-        f"seconds_{kind}": None if cost is None else cost.seconds,
-        f"images_per_second_{kind}": rate,
-        f"peak_memory_mb_{kind}": None if cost is None else cost.peak_memory_mb,
-        f"device_{kind}": None if cost is None else cost.device,
-    }
+    names = [f"{name}_{kind}" for name in ("seconds", "images_per_second", "peak_memory_mb", "device")]
+    if cost is None:
+        return dict.fromkeys(names)
+    rate = cost.images / cost.seconds if cost.images and cost.seconds else None
+    return dict(zip(names, (cost.seconds, rate, cost.peak_memory_mb, cost.device), strict=True))
 
 
 def is_weighted(made: DistilledSet) -> bool:
@@ -264,9 +247,9 @@ def read_row(folder: Path, key: str) -> dict[str, Any] | None:
 
 def flaw(row: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a row that was read: a column that it lacks, or a digest that differs; or None."""
-    lacking = next((name for name in (*REQUIRED, "key", "digest") if name not in row), None)
-    if lacking is not None:
-        return f"has no column {lacking!r}"
+    for name in (*REQUIRED, "key", "digest"):
+        if name not in row:
+            return f"has no column {name!r}"
     return None if sealed(row)["digest"] == row["digest"] else "was edited (its digest differs)"
 
 
@@ -299,36 +282,29 @@ def documentation() -> str:
     lines = [PAGE]
     for group in GROUPS:
         lines += ["", f"## {group.capitalize()}", "", "| column | type | unit | meaning |", "|---|---|---|---|"]
-        lines += [
-            f"| `{one.name}` | {one.dtype} | {one.unit} | {one.meaning}{' (required)' if one.required else ''} |"
-            for one in COLUMNS
-            if one.group == group
-        ]
+        for one in (column for column in COLUMNS if column.group == group):
+            required = " (required)" if one.required else ""
+            lines.append(f"| `{one.name}` | {one.dtype} | {one.unit} | {one.meaning}{required} |")
     return "\n".join(lines)
 
 
 def _of_set(made: DistilledSet) -> dict[str, Any]:
     """Return the columns that a set tells of itself."""
     about = made.provenance
-    prior, fingerprint = about.get("prior"), about.get("prior_fingerprint")
-    if prior and fingerprint is None:  # sets of earlier versions have both in one text
-        prior, _, fingerprint = prior.partition(" ")
-    stats = {
-        name if name in BY_NAME and BY_NAME[name].group == "set" else f"method_{name}": value
-        for name, value in _flat(about.get("stats") or {}).items()
-    }
+    known = {name: about.get(name) for name in ("method", "settings", "clusters", "prior", "prior_fingerprint")}
+    if known["prior"] and known["prior_fingerprint"] is None:  # sets of earlier versions have both in one text
+        known["prior"], _, known["prior_fingerprint"] = known["prior"].partition(" ")
+    own = {name for name, column in BY_NAME.items() if column.group == "set"}
+    stats = _flat(about.get("stats") or {})
+    stats = {name if name in own else f"method_{name}": value for name, value in stats.items()}
     costs = {kind: Cost(**cost) for kind, cost in (about.get("cost") or {}).items()}
     if costs and "distill" not in costs:
         total = Cost.total(costs.values())
         costs["distill"] = Cost(total.seconds, len(made), total.device, total.peak_memory_mb)
     columns = {
-        "method": about.get("method"),
+        **known,
         "label": about.get("label", about.get("method")),
-        "settings": about.get("settings"),
         "ipc": made.ipc,
-        "clusters": about.get("clusters"),
-        "prior": prior,
-        "prior_fingerprint": fingerprint,
         "weighted": is_weighted(made),
         "mosaic": made.mosaic,
         "preprocessing": made.preprocessing.kind,
@@ -360,8 +336,8 @@ def _plain(value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value of a row counts as none: None, NaN, pandas' NA or an empty text."""
-    if value is None or type(value).__name__ == "NAType":  # pandas' NA, which cannot be compared
+    """Return whether a value of a row counts as none: None, NaN, pandas' NA (not to be compared) or an empty text."""
+    if value is None or type(value).__name__ == "NAType":
         return True
     return value == "" or (isinstance(value, float) and math.isnan(value))
 

@@ -1,11 +1,7 @@
 """One registry class for distillers, datasets, priors and students.
 
-An entry is a name, a target (an object, or a lazy import path ``"module:attribute"``) and capability flags. Entries
-come from three places, all treated alike: entry points of installed packages, a file given by ``--plugin``, and
-the decorator in running code::
-
-    @register_distiller("mine")
-    class Mine(Distiller): ...
+Entries come from entry points of installed packages, a file given by ``--plugin``, and decorators in running code
+(``@register_distiller("mine")`` above a class), all treated alike.
 
 An entry whose name ends in ":" is a namespace: it serves every name with that prefix (``timm:NAME``). An entry point
 may name an object (it is registered under the entry point's name) or a list of :class:`Entry`.
@@ -23,6 +19,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +28,9 @@ from .errors import ConfigError, UnknownNameError, nearest
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered thing.
-
-    ``target`` is the object or ``"module:attribute"``; ``flags`` are the capabilities that ``ddoq list`` shows;
-    ``source`` says which package, file or code registered it; ``error`` is set when it could not be imported.
-    """
+    """One registered thing. ``target`` is the object or the path ``"module:attribute"`` of a lazy import; ``flags`` are
+    the capabilities that ``ddoq list`` shows; ``source`` says which package, file or code registered it; ``error`` is
+    set where it could not be imported."""
 
     name: str
     target: Any = None
@@ -46,10 +41,7 @@ class Entry:
 
 
 class Registry:
-    """Entries of one kind, by name.
-
-    ``flag_names`` are the capabilities of this kind: they are read from attributes of a registered class.
-    """
+    """Entries of one kind, by name; ``flag_names`` are its capabilities, read from attributes of a registered class."""
 
     def __init__(self, kind: str, group: str, flag_names: tuple[str, ...] = ()) -> None:
         self.kind, self.group, self.flag_names = kind, group, flag_names
@@ -59,14 +51,12 @@ class Registry:
     def register(self, name: str, target: Any = None, *, summary: str = "", **flags: object) -> Any:
         """Register ``target`` (or, as a decorator, what follows); a name that is taken raises ConfigError."""
         if target is None:
-
-            def decorate(decorated: Any) -> Any:
-                self.register(name, decorated, summary=summary, **flags)
-                return decorated
-
-            return decorate
-        module = target.partition(":")[0] if isinstance(target, str) else getattr(target, "__module__", "running code")
-        self._add(self._describe(Entry(name, target, summary, flags, source=_source_of_module(module))))
+            return partial(self.register, name, summary=summary, **flags)
+        source = target.partition(":")[0] if isinstance(target, str) else getattr(target, "__module__", "running code")
+        file = getattr(sys.modules.get(source), "__file__", None)
+        if source.startswith("ddoq_user_plugin_") and file:
+            source = f"file {Path(file).name}"
+        self._add(Entry(name, target, summary, flags, source))
         return target
 
     def names(self) -> list[str]:
@@ -83,18 +73,16 @@ class Registry:
         if name not in entries:
             failed = [f"{e.source} ({e.error})" for e in entries.values() if e.error] + list(PLUGIN_FAILURES.values())
             broken = f" These plugins could not be imported: {'; '.join(failed)}." if failed else ""
-            raise UnknownNameError(
-                f"unknown {self.kind} {name!r}{nearest(name, self.names())} (known: {', '.join(self.names())}).{broken}"
-            )
+            known = f"{nearest(name, self.names())} (known: {', '.join(self.names())})"
+            raise UnknownNameError(f"unknown {self.kind} {name!r}{known}.{broken}")
         if entries[name].error:
             raise UnknownNameError(f"{self.kind} {name!r} could not be imported: {entries[name].error}")
         return entries[name]
 
     def namespace(self, name: str) -> tuple[Entry | None, str]:
         """Return the entry that serves every name with the prefix of ``name`` ("timm:" of "timm:vit") and the rest."""
-        prefix, colon, rest = name.partition(":")
-        entry = self._all().get(f"{prefix}:") if colon and rest else None
-        return entry, rest
+        prefix, _, rest = name.partition(":")
+        return self._all().get(f"{prefix}:") if rest else None, rest
 
     def module(self, name: str) -> str:
         """Return the name of the module that defines the entry called ``name``."""
@@ -104,7 +92,10 @@ class Registry:
     def load(self, name: str) -> Any:
         """Return the object called ``name``, importing it where its target is a lazy path."""
         target = self.entry(name).target
-        return _import(target) if isinstance(target, str) else target
+        if not isinstance(target, str):
+            return target
+        module, _, attribute = target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
 
     def __contains__(self, name: str) -> bool:
         return name in self._all() and self._all()[name].error is None
@@ -126,28 +117,25 @@ class Registry:
             loaded = point.load()
             found = list(loaded) if isinstance(loaded, (list, tuple)) else [Entry(point.name, loaded)]
             for entry in found:
-                self._add(self._describe(replace(entry, source=source)))
+                self._add(replace(entry, source=source))
         except Exception as problem:  # a broken plugin of somebody else must not break the list
             name = point.name if point.name not in self._entries else f"{point.name} ({source})"
             error = str(problem) if isinstance(problem, ConfigError) else _last_line(problem)
             self._entries[name] = Entry(name, summary=point.value, source=source, error=error)
 
     def _add(self, entry: Entry) -> None:
+        """Add an entry, its flags and summary filled from the attributes and docstring of a target at hand."""
         taken = self._all().get(entry.name)
         if taken is not None:
             raise ConfigError(
                 f"the {self.kind} name {entry.name!r} of {entry.source} is already taken by {taken.source}; "
                 "register it under another name"
             )
+        if not isinstance(entry.target, str):
+            read = {flag: getattr(entry.target, flag) for flag in self.flag_names if hasattr(entry.target, flag)}
+            summary = entry.summary or (entry.target.__doc__ or "").strip().partition("\n")[0]
+            entry = replace(entry, flags={**read, **entry.flags}, summary=summary)
         self._entries[entry.name] = entry
-
-    def _describe(self, entry: Entry) -> Entry:
-        """Fill flags and summary from the attributes and the docstring of the target, where it is at hand."""
-        if isinstance(entry.target, str):
-            return entry
-        read = {flag: getattr(entry.target, flag) for flag in self.flag_names if hasattr(entry.target, flag)}
-        document = (entry.target.__doc__ or "").strip().splitlines()
-        return replace(entry, flags={**read, **entry.flags}, summary=entry.summary or (document[0] if document else ""))
 
     @contextmanager
     def temporarily(self, **targets: Any) -> Iterator[None]:
@@ -199,7 +187,7 @@ def load_plugin(path: str | Path) -> str:
         return digest
     for key, names in registered.items():
         REGISTRIES[key]._remove(names)
-    before = {key: {entry.name for entry in registry.entries()} for key, registry in REGISTRIES.items()}
+    before = {key: set(registry._all()) for key, registry in REGISTRIES.items()}
     name = f"ddoq_user_plugin_{path.stem}_{digest[:8]}"
     specification = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(specification)  # type: ignore[arg-type]
@@ -208,25 +196,14 @@ def load_plugin(path: str | Path) -> str:
         specification.loader.exec_module(module)  # type: ignore[union-attr]
     except Exception as problem:
         for key, registry in REGISTRIES.items():
-            registry._remove({entry.name for entry in registry.entries()} - before[key])
+            registry._remove(set(registry._all()) - before[key])
         del sys.modules[name]
         PLUGIN_FAILURES[str(path)] = f"{path.name}: {_last_line(problem)}"
         return digest
     PLUGIN_FAILURES.pop(str(path), None)
-    new = {key: {e.name for e in registry.entries()} - before[key] for key, registry in REGISTRIES.items()}
+    new = {key: set(registry._all()) - before[key] for key, registry in REGISTRIES.items()}
     _LOADED_PLUGINS[str(path)] = (digest, new)
     return digest
-
-
-def _source_of_module(module: str) -> str:
-    loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    return f"file {Path(file).name}" if module.startswith("ddoq_user_plugin_") and file else module
-
-
-def _import(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def _last_line(problem: BaseException) -> str:

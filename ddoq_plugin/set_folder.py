@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +25,11 @@ from .store.tensor_files import empty_tensor, read_tensors, write_tensors
 if TYPE_CHECKING:
     import torch
 
+    from .distilled_set import DistilledSet
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-IMAGES, TENSORS, PROVENANCE, METADATA = (
-    "images.safetensors", "tensors.safetensors", "provenance.json", "metadata.parquet",
-)  # fmt: skip
+IMAGES, TENSORS = "images.safetensors", "tensors.safetensors"
+PROVENANCE, METADATA = "provenance.json", "metadata.parquet"
 TARGET_KINDS = ("logits", "regression")
 _PREPROCESSING = "preprocessing."
 
@@ -38,49 +39,51 @@ def class_folder(label: int, name: str) -> str:
     return f"{label:05d}_{re.sub(r'[^0-9A-Za-z-]+', '_', name).strip('_')[:40]}".rstrip("_")
 
 
-def file_names(labels: torch.Tensor, class_names: Sequence[str]) -> list[str]:
+def _file_names(made: DistilledSet) -> list[str]:
     """Return the names of the PNGs below ``train``, in the set's order."""
-    counts = labels.bincount(minlength=len(class_names)).tolist()
-    folders = [class_folder(label, name) for label, name in enumerate(class_names)]
+    counts = made.labels.bincount(minlength=made.num_classes).tolist()
+    folders = [class_folder(label, name) for label, name in enumerate(made.class_names)]
     return [f"{folders[label]}/{number:05d}.png" for label, count in enumerate(counts) for number in range(count)]
 
 
-def write_images(
-    folder: Path,
-    names: Sequence[str],
-    images: torch.Tensor,
-    floats: torch.Tensor | None,
-    preprocessing: Preprocessing,
-) -> None:
+def write_images(folder: Path, made: DistilledSet) -> None:
     """Write what knows nothing of weights and targets: the PNGs and the tensors of the images."""
     from PIL import Image
 
-    for image, name in zip(images, names, strict=True):
+    for image, name in zip(made.images, _file_names(made), strict=True):
         path = folder / "train" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(path)
-    exact = {} if floats is None else {"floats": floats}
-    space = {f"{_PREPROCESSING}{name}": tensor for name, tensor in preprocessing.tensors().items()}
-    write_tensors(folder / IMAGES, {"images": images, **exact, **space})
+    exact = {} if made.floats is None else {"floats": made.floats}
+    space = {f"{_PREPROCESSING}{name}": tensor for name, tensor in made.preprocessing.tensors().items()}
+    write_tensors(folder / IMAGES, {"images": made.images, **exact, **space})
 
 
-def write_tables(
-    folder: Path, names: Sequence[str], tensors: Mapping[str, torch.Tensor | None], about: Mapping[str, Any]
-) -> None:
+def write_tables(folder: Path, made: DistilledSet) -> None:
     """Write labels, weights and the like, the table that Hugging Face reads, and last what the set says of itself."""
     import pandas as pd
 
-    rows = {"file_name": names, "label": tensors["labels"].tolist(), "weight": tensors["weights"].tolist()}
+    rows = {"file_name": _file_names(made), "label": made.labels.tolist(), "weight": made.weights.tolist()}
     pd.DataFrame(rows).to_parquet(folder / "train" / METADATA, index=False)
+    tensors = {"labels": made.labels, "weights": made.weights, "stage": made.stage, made.target_kind: made.targets}
     write_tensors(folder / TENSORS, {name: tensor for name, tensor in tensors.items() if tensor is not None})
+    kind, pictures = made.preprocessing.kind, "The PNGs are the images of the set, bit for bit."
+    if made.floats is not None:
+        pictures = "The PNGs are previews, rounded and cut to what a picture can show: the set is its float images."
+    if kind != "none":
+        pictures += f" Students see the images {kind}, with the tensors in images.safetensors."
+    if made.mosaic > 1:
+        pictures += f" Each holds {made.mosaic**2} images of 1/{made.mosaic**2} of its area, enlarged before training."
+    about = {
+        "class_names": list(made.class_names), "hash": made.hash, "image_hash": made.image_hash,
+        "learning_rate": made.learning_rate, "mosaic": made.mosaic, "preprocessing": kind,
+        "preview": made.floats is not None, "pictures": pictures, "provenance": dict(made.provenance),
+    }  # fmt: skip
     write_atomic(folder / PROVENANCE, json.dumps(about, indent=1, default=str))
 
 
 def read_exact(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields of a set as it was saved, and what its provenance file says.
-
-    Raises DataError where a file is missing or damaged.
-    """
+    """Return the fields of a set as it was saved, and its provenance file; DataError where a file is damaged."""
     from safetensors import SafetensorError
 
     try:
@@ -109,7 +112,6 @@ def read_images(folder: Path, class_names: Sequence[str] | None) -> dict[str, An
         raise DataError(f"{root} has no class folders; a set is a folder with one sub-folder of images a class")
     names = list(class_names) if class_names is not None else [path.name for path in folders]
     by_label = {_match_class(path.name, names, root): path for path in folders}
-    weights_of = _read_weights(root)
     files: list[Path] = []
     labels: list[int] = []
     for label, path in sorted(by_label.items()):
@@ -118,14 +120,15 @@ def read_images(folder: Path, class_names: Sequence[str] | None) -> dict[str, An
             raise DataError(f"the class folder {path} has no images; add some or remove it")
         files += found
         labels += [label] * len(found)
-    weights = [weights_of.get(f"{file.parent.name}/{file.name}", 1.0) for file in files]
-    return {
-        "images": _read_images(files),
-        "labels": torch.tensor(labels),
-        "class_names": tuple(names),
-        "weights": torch.tensor(weights, dtype=torch.float32),
-        "provenance": {"method": "folder", "folder": folder.name},
-    }
+    weights_of: dict[str, float] = {}
+    if (root / METADATA).exists():
+        import pandas as pd
+
+        frame = pd.read_parquet(root / METADATA)
+        weights_of = dict(zip(frame["file_name"], frame["weight"], strict=True)) if "weight" in frame else {}
+    weights = torch.tensor([weights_of.get(f"{file.parent.name}/{file.name}", 1.0) for file in files])
+    fields = {"images": _read_images(files), "labels": torch.tensor(labels), "weights": weights.float()}
+    return {**fields, "class_names": tuple(names), "provenance": {"method": "folder", "folder": folder.name}}
 
 
 def _read_images(files: Sequence[Path]) -> torch.Tensor:
@@ -165,15 +168,6 @@ def _match_class(folder: str, names: Sequence[str], root: Path) -> int:
         f"the folder {root / folder} matches no class of the dataset{nearest(folder, names)}; name the folders "
         f"after the classes ({few(names)}) or number them 0 to {len(names) - 1}"
     )
-
-
-def _read_weights(root: Path) -> dict[str, float]:
-    if not (root / METADATA).exists():
-        return {}
-    import pandas as pd
-
-    frame = pd.read_parquet(root / METADATA)
-    return dict(zip(frame["file_name"], frame["weight"], strict=True)) if "weight" in frame else {}
 
 
 def few(names: Sequence[str], limit: int = 5) -> str:

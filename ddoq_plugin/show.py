@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from .config import SweepConfig, config_layers, load_config, packaged_configs
 from .errors import ConfigError, DDOQError, nearest
 from .registry import DISTILLERS, PLUGIN_FAILURES, REGISTRIES, load_plugin
+from .text_tables import plain_table
 from .yaml_files import EXTENDS, Layers, read_layers, set_values
 
 WIDTH = 110
@@ -24,14 +24,10 @@ def listing() -> str:
     from .priors import recipe_names
 
     blocks = {kind: [_entry_line(entry) for entry in registry.entries()] for kind, registry in REGISTRIES.items()}
-    protocols = {name: load_protocol(name) for name in protocol_names()}
-    blocks["protocols"] = [
-        [name, f"{one.label_mode}, {_length(one)}, {one.optimizer.name}: {_sentence(one.source)}"]
-        for name, one in protocols.items()
-    ]
+    blocks["protocols"] = [[name, _protocol_line(load_protocol(name))] for name in protocol_names()]
     blocks["recipes of priors"] = [[", ".join(recipe_names())]]
     blocks["configs"] = [[", ".join(path.stem for path in packaged_configs())]]
-    lines = [line for title, rows in blocks.items() for line in (f"{title}:", *_aligned(rows, "  "))]
+    lines = [f"{title}:\n{plain_table([['', *row] for row in rows])}" for title, rows in blocks.items()]
     lines += [f"plugin file {path} could not be imported: {error}" for path, error in PLUGIN_FAILURES.items()]
     return "\n".join(lines)
 
@@ -39,8 +35,8 @@ def listing() -> str:
 def show(what: str, kind: str | None = None, overrides: Mapping[str, Any] | None = None) -> str:
     """Return what is known of a set's or run's folder, a protocol, a config (both by name or file) or a method.
 
-    ``overrides`` are dotted keys that change a config or a protocol first. Raises ConfigError where ``what`` is nothing
-    of these, or of several kinds and ``kind`` does not say which.
+    ``overrides`` are dotted keys that change a config or protocol first. Raises ConfigError where ``what`` is nothing
+    of these, or of several kinds without ``kind``.
     """
     if kind is not None and kind not in VIEWS:
         raise ConfigError(f"there is no kind {kind!r}{nearest(kind, VIEWS)}; use one of: {', '.join(VIEWS)}")
@@ -64,11 +60,10 @@ def method_view(name: str, _: Any = None) -> str:
         default = "(required)" if field.is_required() else _yes_no(field.get_default(call_default_factory=True))
         rows.append([key, _type(schema[key]), default, _bounds(schema[key])])
     meaning = inspect.getdoc(method.Config) or ""
-    return "\n".join([f"{name} ({entry.source})", about, flags, "", *_aligned(rows), "", meaning]).rstrip()
+    return "\n".join([f"{name} ({entry.source})", about, flags, "", plain_table(rows), "", meaning]).rstrip()
 
 
-def protocol_view(name: str, overrides: dict[str, Any]) -> str:
-    """Return a protocol as YAML, with its bases and its source."""
+def _protocol_view(name: str, overrides: dict[str, Any]) -> str:
     from .evaluation.protocol import load_protocol, protocol_layers
 
     protocol = load_protocol({EXTENDS: name, **set_values({}, overrides)})
@@ -77,32 +72,31 @@ def protocol_view(name: str, overrides: dict[str, Any]) -> str:
     return _yaml(content, protocol_layers(name))
 
 
-def config_view(name: str, overrides: dict[str, Any]) -> str:
-    """Return a config as YAML, with what it extends, what ``overrides`` change and every default."""
-    return _yaml(json.loads(load_config(name, overrides).model_dump_json()), config_layers(name))
+def _config_view(name: str, overrides: dict[str, Any]) -> str:
+    return _yaml(load_config(name, overrides).model_dump(mode="json"), config_layers(name))
 
 
-def set_view(folder: str, _: Any = None) -> str:
+def _set_view(folder: str, _: Any) -> str:
     """Return what a set says of itself; no image is read where its provenance is there."""
     from .distilled_set import DistilledSet
     from .record import is_weighted
 
     made = DistilledSet.load(folder, verified=True)
-    about, shape = made.provenance, tuple(made.images.shape)
-    fingerprint = about.get("dataset_fingerprint")
+    about, shape, kind = made.provenance, tuple(made.images.shape), made.preprocessing.kind
+    fingerprint = str(about.get("dataset_fingerprint"))
+    told = {name: about.get(name) for name in ("method", "label", "settings", "ipc", "clusters", "seed")}
     content = {
         "set": str(folder),
-        **{name: about.get(name) for name in ("method", "label", "settings")},
+        **told,
         "ipc": made.ipc,
-        **{name: about.get(name) for name in ("clusters", "seed")},
         "images": f"{shape[0]} of {made.num_classes} classes, {shape[-1]}x{shape[-2]} px",
         "weights": "differ within classes" if is_weighted(made) else "equal",
         "targets": None if made.targets is None else made.target_kind,
         "exact_images": None if made.floats is None else "float32; the PNGs are previews",
-        "preprocessing": made.preprocessing.kind if made.preprocessing.kind != "none" else None,
+        "preprocessing": None if kind == "none" else kind,
         "mosaic": made.mosaic if made.mosaic > 1 else None,
         "learning_rate": made.learning_rate,
-        "data": about.get("dataset") and f"{about['dataset']}, fingerprint {str(fingerprint)[:12]}",
+        "data": about.get("dataset") and f"{about['dataset']}, fingerprint {fingerprint[:12]}",
         "prior": about.get("prior"),
         "set_hash": made.hash,
         "image_hash": made.image_hash,
@@ -112,85 +106,68 @@ def set_view(folder: str, _: Any = None) -> str:
     return _yaml({name: value for name, value in content.items() if value not in (None, {})})
 
 
-def run_view(folder: str, _: Any = None) -> str:
+def _run_view(folder: str, _: Any) -> str:
     """Return a run's config, how many rows are done, failed and missing, the errors, and what it was made with."""
     from .report import load_run
+    from .sweeps.grid import make_grid
 
-    root, run = Path(folder), None
+    root, run, counts = Path(folder), None, {}
+    file = root / "config.yaml"
     try:
         run = load_run(root)
         counts = run.frame["status"].value_counts().to_dict()
-    except DDOQError as problem:
-        if not (root / "config.yaml").is_file():
-            raise problem
-        counts = {}
+    except DDOQError:
+        if not file.is_file():
+            raise
     done, failed = int(counts.get("done", 0)), int(counts.get("failed", 0))
     content: dict[str, Any] = {"run": run.name if run else root.name, "folder": str(root)}
     missing: Any = "not known, there is no config.yaml"
-    if (root / "config.yaml").is_file():
-        config = load_config(root / "config.yaml")
+    if file.is_file():
+        config = load_config(file)
         content |= {"run": config.name, **config.model_dump(include={"protocol", "ipc", "students", "seeds"})}
-        missing = _rows_of(config)
-        missing = max(0, missing - done - failed) if isinstance(missing, int) else missing
+        try:
+            for plugin in config.plugins:
+                load_plugin(plugin)
+            missing = max(0, len(make_grid(config).rows) - done - failed)
+        except DDOQError as problem:
+            missing = f"not known ({problem})"
     content["rows"] = {"done": done, "failed": failed, "missing": missing}
     if failed:
         content["errors"] = run.frame.loc[run.frame["status"] == "failed", "error"].drop_duplicates().tolist()
-    sets = sorted((root / "sets").glob("*"))
-    content["sets"] = {"here": sum(path.exists() for path in sets), "elsewhere": sum(not p.exists() for p in sets)}
+    here = [path.exists() for path in (root / "sets").glob("*")]
+    content["sets"] = {"here": sum(here), "elsewhere": len(here) - sum(here)}
     meta = dict(run.meta) if run else {}
     content |= {name: meta[name] for name in ("processor", "gpu", "commit") if meta.get(name)}
     return _yaml(content)
 
 
 VIEWS: dict[str, Callable[[str, dict[str, Any]], str]] = {
-    "set": set_view,
-    "run": run_view,
-    "protocol": protocol_view,
-    "config": config_view,
-    "method": method_view,
-}
+    "set": _set_view, "run": _run_view, "protocol": _protocol_view, "config": _config_view, "method": method_view,
+}  # fmt: skip
 
 
 def _kinds_of(what: str) -> list[str]:
-    from .evaluation.protocol import packaged_protocols
+    from .evaluation.protocol import Protocol, packaged_protocols
 
     path = Path(what)
     names = {"protocol": packaged_protocols(), "config": {file.stem: file for file in packaged_configs()}}
-    if path.is_file():
-        return _kinds_of_file(path, names["config"] | names["protocol"])
+    if path.is_file():  # the keys that only one of them has tell a protocol from a config
+        keys = read_layers(path, names["config"] | names["protocol"]).content.keys()
+        models = {"protocol": Protocol.model_fields.keys(), "config": SweepConfig.model_fields.keys()}
+        shared = models["protocol"] & models["config"]
+        own = {kind: len(keys & (fields - shared)) for kind, fields in models.items()}
+        return [kind for kind in models if own[kind] == max(own.values())]
     kinds = []
     if path.is_dir():
         is_run = any((path / name).exists() for name in ("rows", "config.yaml", "rows.csv", "rows.parquet"))
         kinds = ["run" if is_run else "set"]
     kinds += [kind for kind in names if what in names[kind]] + (["method"] if what in DISTILLERS else [])
     if not kinds:
-        known = [*names["protocol"], *names["config"], *DISTILLERS.names()]
+        near = nearest(what, [*names["protocol"], *names["config"], *DISTILLERS.names()])
         raise ConfigError(
-            f"there is no folder, file, protocol, config or method {what!r}{nearest(what, known)}; ddoq list shows the "
-            "names"
+            f"there is no folder, file, protocol, config or method {what!r}{near}; ddoq list shows the names"
         )
     return kinds
-
-
-def _kinds_of_file(path: Path, packaged: dict[str, Path]) -> list[str]:
-    """Tell a protocol's file from a config's by the keys that only one of them has."""
-    from .evaluation import Protocol
-
-    models = {"protocol": Protocol.model_fields.keys(), "config": SweepConfig.model_fields.keys()}
-    keys = read_layers(path, packaged).content.keys()
-    own = {kind: len(keys & (models[kind] - models[other])) for kind, other in (tuple(models), tuple(models)[::-1])}
-    return [kind for kind in models if own[kind] == max(own.values())]
-
-
-def _rows_of(config: SweepConfig) -> int | str:
-    from .sweeps.grid import make_grid
-
-    try:
-        for plugin in config.plugins:
-            load_plugin(plugin)
-        return len(make_grid(config).rows)
-    except DDOQError as problem:
-        return f"not known ({problem})"
 
 
 def _entry_line(entry: Any) -> list[str]:
@@ -200,22 +177,13 @@ def _entry_line(entry: Any) -> list[str]:
     return [entry.name, text + ("" if entry.source.startswith("ddoq-plugin ") else f"  ({entry.source})")]
 
 
-def _length(protocol: Any) -> str:
-    if protocol.steps is not None:
-        return f"{protocol.steps} steps"
-    epochs = protocol.epochs
-    return f"{epochs if isinstance(epochs, int) else f'{min(epochs.values())} to {max(epochs.values())}'} epochs"
-
-
-def _sentence(text: str) -> str:
-    """Return the start of a text, for one line of a list."""
-    return text if len(text) <= 80 else f"{text[:80].rsplit(' ', 1)[0]} ..."
-
-
-def _aligned(rows: list[list[str]], indent: str = "") -> Iterator[str]:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    for row in rows:
-        yield (indent + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))).rstrip()
+def _protocol_line(protocol: Any) -> str:
+    length, epochs, source = f"{protocol.steps} steps", protocol.epochs, protocol.source
+    if protocol.steps is None:
+        several = not isinstance(epochs, int)
+        length = f"{f'{min(epochs.values())} to {max(epochs.values())}' if several else epochs} epochs"
+    start = source if len(source) <= 80 else f"{source[:80].rsplit(' ', 1)[0]} ..."
+    return f"{protocol.label_mode}, {length}, {protocol.optimizer.name}: {start}"
 
 
 def _yes_no(value: Any) -> str:
@@ -243,7 +211,7 @@ def _bounds(schema: dict[str, Any]) -> str:
 def _cost(cost: Mapping[str, Any]) -> str:
     memory = cost.get("peak_memory_mb")
     parts = [f"{cost['seconds']:.3g} s", cost.get("device"), memory and f"{memory:.0f} MiB"]
-    return ", ".join(part for part in parts if part)
+    return ", ".join(filter(None, parts))
 
 
 def _yaml(content: dict[str, Any], layers: Layers | None = None) -> str:

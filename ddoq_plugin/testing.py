@@ -1,13 +1,7 @@
 """The contract of a distiller, as checks that any registered one must pass (as scikit-learn's ``check_estimator``).
 
-In the tests of your own package::
-
-    from ddoq_plugin.testing import check_distiller
-
-    def test_contract():
-        check_distiller("mine")
-
-It distils small sets from a few digits, with an untrained small prior; it says nothing of accuracy.
+A test of your own package calls ``check_distiller("mine")``. It distils small sets from a few digits, with an
+untrained small prior; it says nothing of accuracy.
 """
 
 from __future__ import annotations
@@ -29,7 +23,6 @@ if TYPE_CHECKING:
     from .distilled_set import DistilledSet
     from .distiller import DistillContext, Distiller, Work
     from .priors import Prior
-    from .store.artifacts import Store
 
 IMAGES_PER_CLASS = 8
 IPC = 3
@@ -84,15 +77,13 @@ def check_shapes_and_balance(subject: Subject) -> None:
 def check_weights(subject: Subject) -> None:
     """Weights of mean 1 a class (a DistilledSet insists on it); equal ones where the method declares no weights."""
     made = subject.distill()
-    if not subject.make().uses_weights:
-        assert bool((made.weights == 1).all()), f"{subject.name} declares no weights and its set has some"
+    equal = bool((made.weights == 1).all())
+    assert equal or subject.make().uses_weights, f"{subject.name} declares no weights and its set has some"
 
 
 def check_cluster_counts(subject: Subject) -> None:
     """K apart from IPC in both directions where the method declares clusters."""
-    if not subject.make().uses_clusters:
-        return
-    for clusters in (IPC - 1, IPC + 2):
+    for clusters in (IPC - 1, IPC + 2) if subject.make().uses_clusters else ():
         made = subject.distill(clusters=clusters)
         assert made.ipc == IPC, f"{subject.name}: {clusters} clusters gave {made.ipc} images a class, not {IPC}"
 
@@ -111,12 +102,17 @@ def check_picks_real_images(subject: Subject) -> None:
 
 def check_determinism(subject: Subject) -> None:
     """The same seed gives the same bits, here and in a fresh process, and touches no global random state."""
+    import numpy as np
     import torch
 
-    torch_state, numpy_state = torch.random.get_rng_state(), _numpy_state()
+    def numpy_state() -> bytes:
+        state: Any = np.random.get_state()
+        return state[1].tobytes()
+
+    torch_before, numpy_before = torch.random.get_rng_state(), numpy_state()
     first = subject.distill(seed=1).hash
-    assert torch.equal(torch.random.get_rng_state(), torch_state), f"{subject.name} used torch's global generator"
-    assert (_numpy_state() == numpy_state).all(), f"{subject.name} used NumPy's global generator"
+    assert torch.equal(torch.random.get_rng_state(), torch_before), f"{subject.name} used torch's global generator"
+    assert numpy_state() == numpy_before, f"{subject.name} used NumPy's global generator"
     assert subject.distill(seed=1).hash == first, f"{subject.name}: the same seed gave another set"
     # the number of threads decides the order of sums, so the other process gets this one's
     arguments = [torch.get_num_threads(), subject.name, subject.settings, subject.plugin]
@@ -129,29 +125,38 @@ def check_determinism(subject: Subject) -> None:
 def check_declared_work(subject: Subject) -> None:
     """The declared work has the same keys for whoever asks. Made piece by piece, by others and in another order, it
     gives the set that is made without it, and ``distill`` makes no such piece again."""
+    from .distiller import DistillContext
     from .distiller.work import all_work
     from .store.artifacts import Store
 
-    def declared(context: DistillContext) -> dict[tuple[str, str], Work]:
-        root = context.work_of(subject.make(), IPC, None, 1)
+    class InGroups(DistillContext):  # its classes are in several groups, as those of a large dataset are
+        generation_group = 4 * IPC
+
+    def fresh(folder: str | None) -> DistillContext:
+        small = subject.context()
+        return InGroups(small.data, small.prior, folder and Store(folder))
+
+    def declared(folder: str) -> dict[tuple[str, str], Work]:
+        root = fresh(folder).work_of(subject.make(), IPC, None, 1)
         return {work.address: work for work in all_work([root])}
 
-    expected = subject.make().distill(_in_groups(subject), IPC, seed=1).hash
+    expected = subject.make().distill(fresh(None), IPC, seed=1).hash
     with tempfile.TemporaryDirectory() as folder:
-        *parts, root = declared(_in_groups(subject, Store(folder)))
-        again = list(declared(_in_groups(subject, Store(folder))))
-        assert again == [*parts, root], f"{subject.name}: its work has other keys at the second call"
-        open_parts = set(parts)
-        while open_parts:
-            work = declared(_in_groups(subject, Store(folder)))
-            ready = [one for one in parts if one in open_parts]
-            ready = [one for one in ready if not any(need.address in open_parts for need in work[one].needs)]
-            _in_groups(subject, Store(folder)).do(work[ready[-1]])
-            open_parts.remove(ready[-1])
-        kinds = {kind for kind, _ in parts}
-        before = {path for kind in kinds for path in Path(folder).glob(f"{kind}/*/manifest.json")}
-        made = _in_groups(subject, Store(folder)).distilled(subject.make(), IPC, None, 1)
-        after = {path for kind in kinds for path in Path(folder).glob(f"{kind}/*/manifest.json")}
+        *parts, root = declared(folder)
+        assert list(declared(folder)) == [*parts, root], f"{subject.name}: its work has other keys at the second call"
+        waiting = list(parts)
+        while waiting:
+            work = declared(folder)
+            ready = [one for one in waiting if not any(need.address in waiting for need in work[one].needs)]
+            fresh(folder).do(work[ready[-1]])
+            waiting.remove(ready[-1])
+
+        def pieces() -> set[Path]:
+            return {path for kind, _ in parts for path in Path(folder).glob(f"{kind}/*/manifest.json")}
+
+        before = pieces()
+        made = fresh(folder).distilled(subject.make(), IPC, None, 1)
+        after = pieces()
         assert made.hash == expected, f"{subject.name}: its set differs when its declared work is made beforehand"
         assert after == before, f"{subject.name}: distill made {len(after - before)} pieces that it did not declare"
         assert made.provenance["cost"]["distill"]["seconds"] > 0, f"{subject.name}: its cost is not known"
@@ -174,8 +179,7 @@ def check_errors(subject: Subject) -> None:
     """Impossible requests raise one clear error each, before anything is made."""
     _raises(ConfigError, "nonsense_setting", lambda: subject.make(nonsense_setting=1))
     _raises(DistillError, "at least 1", lambda: subject.distill(0))
-    method = subject.make()
-    too_many = IMAGES_PER_CLASS + 1
+    method, too_many = subject.make(), IMAGES_PER_CLASS + 1
     if method.uses_clusters:
         _raises(DistillError, "class 'zero'", lambda: subject.distill(IPC, clusters=too_many))
     if not method.makes_images:
@@ -185,15 +189,9 @@ def check_errors(subject: Subject) -> None:
 
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
-    check_shapes_and_balance,
-    check_weights,
-    check_cluster_counts,
-    check_picks_real_images,
-    check_determinism,
-    check_declared_work,
-    check_round_trip,
-    check_errors,
-)
+    check_shapes_and_balance, check_weights, check_cluster_counts, check_picks_real_images, check_determinism,
+    check_declared_work, check_round_trip, check_errors,
+)  # fmt: skip
 
 
 def small_context(with_prior: bool) -> DistillContext:
@@ -207,43 +205,23 @@ def small_context(with_prior: bool) -> DistillContext:
     return DistillContext(data, _kept_prior(torch.get_num_threads()) if with_prior else None)
 
 
-@functools.lru_cache
-def _kept_prior(threads: int) -> Prior:
-    return untrained_prior()  # the number of threads decides the last bits of its training
-
-
-def _in_groups(subject: Subject, store: Store | None = None) -> DistillContext:
-    """Return the small context with its classes in several groups, as a large dataset has them."""
-    from .distiller import DistillContext
-
-    class InGroups(DistillContext):
-        generation_group = 4 * IPC
-
-    small = subject.context()
-    return InGroups(small.data, small.prior, store)
-
-
 def untrained_prior() -> Prior:
     """Return a small DiT prior after one step of training: it makes noise, quickly and the same everywhere."""
     from .data import load_data
     from .priors import load_prior, load_recipe, train_prior
 
-    recipe = load_recipe("digits")
-    parts = {
-        "autoencoder": recipe.autoencoder.model_copy(update={"steps": 1, "channels": (8, 8, 8)}),
-        "denoiser": recipe.denoiser.model_copy(update={"steps": 1, "layers": 1}),
-    }
+    data, recipe = load_data("digits", limit_per_class=IMAGES_PER_CLASS), load_recipe("digits")
+    autoencoder = recipe.autoencoder.model_copy(update={"steps": 1, "channels": (8, 8, 8)})
+    denoiser = recipe.denoiser.model_copy(update={"steps": 1, "layers": 1})
+    recipe = recipe.model_copy(update={"autoencoder": autoencoder, "denoiser": denoiser})
     with tempfile.TemporaryDirectory() as folder:
-        data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)
-        train_prior(data, Path(folder) / "prior", recipe.model_copy(update=parts), seed=0, progress=False)
+        train_prior(data, Path(folder) / "prior", recipe, seed=0, progress=False)
         return load_prior("dit", path=str(Path(folder) / "prior"))
 
 
-def _numpy_state() -> Any:
-    import numpy as np
-
-    state: Any = np.random.get_state()
-    return state[1].copy()
+@functools.cache
+def _kept_prior(threads: int) -> Prior:
+    return untrained_prior()  # the number of threads decides the last bits of its training
 
 
 def _raises(kind: type[Exception], text: str, call: Callable[[], object]) -> None:
@@ -251,8 +229,8 @@ def _raises(kind: type[Exception], text: str, call: Callable[[], object]) -> Non
         call()
     except kind as problem:
         assert text in str(problem), f"the error {str(problem)!r} does not name {text!r}"
-        return
-    raise AssertionError(f"{kind.__name__} naming {text!r} was not raised")
+    else:
+        raise AssertionError(f"{kind.__name__} naming {text!r} was not raised")
 
 
 def registered() -> list[str]:
@@ -260,12 +238,9 @@ def registered() -> list[str]:
     return DISTILLERS.names()
 
 
-def _print_hash(threads: int, *subject: Any) -> None:
+if __name__ == "__main__":
     import torch
 
+    threads, *subject = json.loads(sys.argv[1])
     torch.set_num_threads(threads)
     print(Subject(*subject).distill(seed=1).hash)
-
-
-if __name__ == "__main__":
-    _print_hash(*json.loads(sys.argv[1]))

@@ -1,8 +1,7 @@
 """YAML files that may extend others, and one sentence for each mistake in them.
 
-``extends:`` names a file, relative to the extending one, or a packaged one by its name. Own keys replace those of the
-base, mappings are merged key by key, lists are replaced. A file that extends another and has no ``name`` is called
-after itself.
+``extends:`` names a file, relative to the extending one, or a packaged one. Own keys replace those of the base, and
+mappings are merged key by key. A file that extends another and has no ``name`` is called after itself.
 """
 
 from __future__ import annotations
@@ -46,14 +45,12 @@ def read_layers(path: Path, packaged: Mapping[str, Path], merge: Merge | None = 
     content, node = _read(path)
     if EXTENDS not in content:
         return Layers(content, ((path, node),))
-    base, where = content.pop(EXTENDS), f"{path}:{_line(node, EXTENDS)}"
+    base, where = content.pop(EXTENDS), f"{path}:{next(_lines([EXTENDS], node)) + 1}"
     found = path.parent / str(base)
     if not found.is_file():
         if base not in packaged:
-            raise ConfigError(
-                f"{where}: there is no {base!r} to extend{nearest(str(base), packaged)}; give a file relative to "
-                f"{path.name} or one of: {', '.join(sorted(packaged))}"
-            )
+            mend = f"give a file relative to {path.name} or one of: {', '.join(sorted(packaged))}"
+            raise ConfigError(f"{where}: there is no {base!r} to extend{nearest(str(base), packaged)}; {mend}")
         found = packaged[base]
     chain = (*seen, path)
     if any(found.resolve() == other.resolve() for other in chain):
@@ -153,10 +150,6 @@ def _lines(location: list[str | int], node: yaml.Node) -> Iterator[int]:
             return
         key, node = pairs[0]
         yield key.start_mark.line
-
-
-def _line(node: yaml.Node, key: str) -> int:
-    return next(_lines([key], node)) + 1
 
 
 def _double_key(node: yaml.Node | None) -> yaml.Node | None:
