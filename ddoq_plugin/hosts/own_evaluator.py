@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.splitting import drawn
 from ..errors import EvaluationError
 from ..evaluation import Protocol, SoftLabelBank, TrainingSet, make_bank, score, train_student
 from ..evaluation.inputs import Normaliser
@@ -23,7 +24,7 @@ from ..progress import bar
 from ..record import make_row
 from ..report import make_frame
 from ..report.robust_scores import score_columns
-from ..seeding import derive_seed, numpy_rng
+from ..seeding import derive_seed
 from ..store.artifacts import Store
 from .exports import check_set
 from .networks import check_host_student, stored_teacher
@@ -100,11 +101,8 @@ def role_protocols(protocol: Protocol) -> dict[str, Protocol]:
 
 def random_reference(data: ImageData, ipc: int, seed: int) -> TrainingSet:
     """Return ``ipc`` training images of each class, drawn without replacement, of equal weights."""
-    rows = []
-    for c in range(data.num_classes):
-        members = data.train.class_indices(c)
-        rows.append(members[torch.from_numpy(numpy_rng("random reference", seed, c).permutation(len(members))[:ipc])])
-    chosen = torch.cat(rows)
+    members = map(data.train.class_indices, range(data.num_classes))
+    chosen = torch.cat([drawn(rows, ipc, "random reference", seed, c) for c, rows in enumerate(members)])
     return TrainingSet(data.train.images(chosen), data.train.labels[chosen])
 
 
