@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["ENTRIES", "ArraySplit", "FolderSplit", "ImageData", "Split", "load_data", "make_image_data"]
 
 __getattr__, __dir__ = lazy_names(__name__)
-_SHORTHANDS = ("folder", "npz")
 
 
 def _entries(module: str, summaries: dict[str, str], **flags: object) -> list[Entry]:
@@ -67,19 +66,14 @@ ENTRIES = [
 
 
 def load_data(name: str, **options: Any) -> ImageData:
-    """Load the dataset registered as ``name``.
+    """Load the dataset registered as ``name``, or ``"folder:PATH"`` or ``"npz:PATH"``, with its loader's options.
 
-    Args:
-        name: a registered name, ``"folder:PATH"`` or ``"npz:PATH"``.
-        options: the loader's own options. All built-in ones take ``image_size``, ``val_fraction``, ``classes`` and
-            ``limit_per_class``; those with files ``root`` or ``path`` (either word), the torchvision sets ``download``.
-
-    Raises:
-        UnknownNameError: ``name`` is not registered.
-        DataError: an unknown or missing option, or missing or damaged data.
+    All built-in loaders take ``image_size``, ``val_fraction``, ``classes`` and ``limit_per_class``. Those with files
+    take ``root`` or ``path`` (either word), the torchvision sets ``download``. UnknownNameError: no such dataset.
+    DataError: an unknown or missing option, or missing or damaged data.
     """
     prefix, colon, rest = name.partition(":")
-    if colon and prefix in _SHORTHANDS:
+    if colon and prefix in ("folder", "npz"):
         if {"path", "root"} & set(options):
             raise DataError(f"the dataset {name!r} names its path already; drop the option path")
         name, options = prefix, {**options, "path": rest}

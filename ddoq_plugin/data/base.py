@@ -19,17 +19,11 @@ HASH_CHUNK = 4096  # images hashed at a time, so that a fingerprint never copies
 
 
 class Split(ABC):
-    """Labelled images, in a fixed order.
+    """Labelled images, in a fixed order."""
 
-    Attributes:
-        labels: int64 [N], the class index of each image.
-        image_size: height and width of every image, in pixels.
-        in_files: whether images are files that are decoded at each look.
-    """
-
-    labels: Tensor
-    image_size: int
-    in_files: bool = False
+    labels: Tensor  # int64 [N], the class index of each image
+    image_size: int  # height and width of every image, in pixels
+    in_files: bool = False  # whether images are files that are decoded at each look
     _by_class: tuple[Tensor, ...] | None = None
 
     def __len__(self) -> int:
@@ -54,10 +48,6 @@ class Split(ABC):
     def check(self, indices: Sequence[int] | Tensor | None = None, *, progress: bool = True) -> None:
         """Raise DataError naming the first image, of those at ``indices`` (None: all), that cannot be read."""
 
-    def check_class(self, c: int) -> None:
-        """Raise DataError naming the first image of class ``c`` that cannot be read."""
-        self.check(self.class_indices(c), progress=False)
-
     def class_indices(self, c: int) -> Tensor:
         """Return int64 [n_c]: the indices of class ``c``, ascending."""
         if self._by_class is None:
@@ -74,16 +64,10 @@ class Split(ABC):
 
 
 class ArraySplit(Split):
-    """A split whose pixels are in memory.
+    """A split whose pixels are in memory: uint8 [M, 3, H, W] with H = W, shared by its subsets.
 
-    Args:
-        pixels: uint8 [M, 3, H, W] with H = W.
-        labels: int64 [N].
-        rows: int64 [N], which rows of ``pixels`` belong to this split, in order (None: all, N = M). Subsets
-            share ``pixels``.
-
-    Raises:
-        DataError: wrong dtype or shape, or a different number of images and labels.
+    ``labels``: int64 [N]. ``rows``: int64 [N], which rows of ``pixels`` belong to this split, in order (None: all,
+    N = M). DataError: a wrong dtype or shape, or a different number of images and labels.
     """
 
     def __init__(self, pixels: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
@@ -117,27 +101,20 @@ class ArraySplit(Split):
 class ImageData:
     """A dataset in three parts that are kept apart: train, validation (cut from train) and test.
 
-    Every choice (a hyper-parameter, a checkpoint) is made on ``val``; ``test`` is for reports.
-
-    Attributes:
-        name: the dataset's name.
-        class_names: readable class names; the class index is the position.
-        image_size: height and width of every image, in pixels.
-        train, val, test: the splits; no image of ``val`` is in ``train``.
-        fingerprint: hex hash of class names, labels, contents (folders: relative paths and file sizes), size and split.
-        wnids: WordNet ids in class order for ImageNet and its relatives, otherwise None.
-        notes: what a report must say about how the splits were made.
+    Every choice (a hyper-parameter, a checkpoint) is made on ``val``; ``test`` is for reports. No image of ``val`` is
+    in ``train``. ``fingerprint`` hashes class names, labels, contents (folders: relative paths and file sizes), size
+    and split.
     """
 
     name: str
-    class_names: tuple[str, ...]
-    image_size: int
+    class_names: tuple[str, ...]  # readable; the class index is the position
+    image_size: int  # height and width of every image, in pixels
     train: Split
     val: Split
     test: Split
     fingerprint: str
-    wnids: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
+    wnids: tuple[str, ...] | None = None  # WordNet ids in class order, of ImageNet and its relatives
+    notes: tuple[str, ...] = ()  # what a report must say about how the splits were made
 
     @property
     def num_classes(self) -> int:
@@ -165,7 +142,7 @@ class ImageData:
     def check_class(self, c: int) -> None:
         """Read every image file of class ``c`` in all splits; :meth:`check` for many processes, a class each."""
         for part in (self.train, self.val, self.test):
-            part.check_class(c)
+            part.check(part.class_indices(c), progress=False)
 
 
 def rows_by_class(labels: Tensor, classes: int = 0) -> tuple[Tensor, ...]:

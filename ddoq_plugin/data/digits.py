@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import ArraySplit, ImageData
-from .splitting import make_image_data
+from .base import ArraySplit, ImageData, rows_by_class
+from .splitting import drawn, make_image_data
 from .transforms import check_image_size, to_colour
 
 TEST_IMAGES = 450  # a quarter of the 1797 images; the other 1347 are for training and validation
@@ -35,8 +35,9 @@ def load_digits(
     raw = load()
     labels = torch.from_numpy(np.asarray(raw.target, dtype=np.int64))
     grey = torch.from_numpy(np.asarray(raw.images, dtype=np.float32))[:, None] / LARGEST_VALUE
-    pixels = to_colour(_enlarge(grey, image_size)).contiguous()
-    whole = ArraySplit(pixels, labels)
+    enlarged = torch.nn.functional.interpolate(grey, (image_size, image_size), mode="bilinear", antialias=True)
+    pixels = (enlarged * 255).round_().clamp_(0, 255).to(torch.uint8)
+    whole = ArraySplit(to_colour(pixels).contiguous(), labels)
     chosen = _test_rows(labels)
     rest = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, chosen, False).nonzero().flatten()
     return make_image_data(
@@ -45,21 +46,13 @@ def load_digits(
     )  # fmt: skip
 
 
-def _enlarge(grey: Tensor, size: int) -> Tensor:
-    resized = torch.nn.functional.interpolate(grey, (size, size), mode="bilinear", antialias=True)
-    return (resized * 255).round_().clamp_(0, 255).to(torch.uint8)
-
-
 def _test_rows(labels: Tensor) -> Tensor:
     """Return the 450 test rows: a share of each class by largest remainder, drawn with a fixed stream."""
-    from ..seeding import numpy_rng
-
-    counts = torch.bincount(labels)
-    exact = counts * (TEST_IMAGES / len(labels))
+    exact = torch.bincount(labels) * (TEST_IMAGES / len(labels))
     share = exact.floor().to(torch.int64)
     share[(exact - share).argsort(descending=True, stable=True)[: TEST_IMAGES - int(share.sum())]] += 1
-    rows = []
-    for c, count in enumerate(share.tolist()):
-        members = torch.nonzero(labels == c).flatten()
-        rows.append(members[torch.from_numpy(numpy_rng("digits test", c).permutation(len(members))[:count])])
+    rows = [
+        drawn(members, count, "digits test", c)
+        for c, (members, count) in enumerate(zip(rows_by_class(labels), share.tolist(), strict=True))
+    ]
     return torch.cat(rows).sort().values

@@ -39,20 +39,13 @@ def list_images(folder: Path, root: Path) -> list[ImageFile]:
 
 
 class FolderSplit(Split):
-    """A split of image files.
+    """A split of N image files, whose paths are relative to ``root``; ``labels`` are int64 [N].
 
     Memory holds the index of the files, and the images of one request: uint8, 3 * size * size bytes each. A pickled
     split is its index, so that a folder of a million files is listed by one process and not by every one.
-
-    Args:
-        root: the folder that the files' paths are relative to.
-        files: the N image files.
-        labels: int64 [N].
-        image_size: height and width of the decoded images, in pixels.
-        resize: "crop" (shorter side to ``image_size``, then centre crop) or "stretch" (aspect ratio ignored).
-
-    Raises:
-        DataError: a different number of files and labels, or an unknown ``resize``.
+    ``image_size``: height and width of the decoded images, in pixels. ``resize``: "crop" (shorter side to
+    ``image_size``, then centre crop) or "stretch" (aspect ratio ignored). DataError: an unknown ``resize``, or a
+    different number of files and labels.
     """
 
     in_files = True
@@ -69,13 +62,14 @@ class FolderSplit(Split):
         self.labels, self.image_size = labels.to(torch.int64), image_size
 
     def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
-        """Return uint8 [n, 3, H, W].
-
-        Raises:
-            DataError: a damaged file, named; or more images than fit in memory (ask for parts, or use ``batches``).
-        """
-        rows = range(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).tolist()
-        self._check_memory(len(rows))
+        """Return uint8 [n, 3, H, W]; DataError names a damaged file, or that so many images do not fit in memory."""
+        rows = self._rows(indices)
+        needed, total = len(rows) * 3 * self.image_size**2, psutil.virtual_memory().total
+        if needed > MEMORY_SHARE * total:
+            raise DataError(
+                f"{len(rows)} images of {self.image_size}x{self.image_size} pixels need {needed / 2**30:.0f} GiB of "
+                f"the {total / 2**30:.0f} GiB of memory; take a smaller image_size, fewer classes or limit_per_class"
+            )
         with torch.inference_mode(False):  # the mode is one thread's own: others may not fill an inference tensor
             out = torch.empty((len(rows), 3, self.image_size, self.image_size), dtype=torch.uint8)
 
@@ -100,16 +94,10 @@ class FolderSplit(Split):
 
     def check(self, indices: Sequence[int] | Tensor | None = None, *, progress: bool = True) -> None:
         """Decode every file once, JPEGs at reduced scale; raise DataError naming the first that is damaged."""
-        rows = range(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).tolist()
-        _in_threads(lambda row: verify_image(self.root / self.files[row].path), rows, show=progress)
+        _in_threads(lambda row: verify_image(self.root / self.files[row].path), self._rows(indices), show=progress)
 
-    def _check_memory(self, count: int) -> None:
-        needed, total = count * 3 * self.image_size**2, psutil.virtual_memory().total
-        if needed > MEMORY_SHARE * total:
-            raise DataError(
-                f"{count} images of {self.image_size}x{self.image_size} pixels need {needed / 2**30:.0f} GiB of the "
-                f"{total / 2**30:.0f} GiB of memory; take a smaller image_size, fewer classes or limit_per_class"
-            )
+    def _rows(self, indices: Sequence[int] | Tensor | None) -> Sequence[int]:
+        return range(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).tolist()
 
 
 def _in_threads(work: Callable[[Any], None], items: Sequence, *, show: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,41 +34,30 @@ def _load_imagenet(
     """Load ImageNet-1K or a subset from ``root/train/<wnid>/*`` and ``root/val/<wnid>/*``.
 
     ``root`` may hold all 1000 classes or only those of the subset. ImageNet's val is the test split, as everywhere
-    in this field; validation is cut from train. Classes are in the order of their sorted WordNet ids.
-
-    Args:
-        root: the folder with train/ and val/.
-        image_size: pixels.
-        resize: "crop" (shorter side, then centre crop) or "stretch" (D4M: aspect ratio ignored).
-        val_fraction, limit_per_class: see ``make_image_data``.
-        classes: readable names or WordNet ids to keep, in the new order; only their folders need to exist.
-
-    Raises:
-        DataError: a missing folder, or a class without images.
+    in this field; validation is cut from train. Classes are in the order of their sorted WordNet ids. ``image_size`` is
+    in pixels. ``resize``: "crop" (shorter side, then centre crop) or "stretch" (D4M: aspect ratio ignored).
+    ``classes``: readable names or WordNet ids to keep, in the new order; only their folders need to exist. The other
+    options are those of ``make_image_data``. DataError: a missing folder, or a class without images.
     """
     check_resize(resize)
     folder, known = existing_folder(name, root), imagenet_names()
     wnids = list(SUBSETS.get(name, known))
     if classes is not None:
         wnids = [wnids[c] for c in resolve_classes(classes, [known[wnid] for wnid in wnids], wnids)]
-    places = {part: [folder / part / wnid for wnid in wnids] for part in ("train", "val")}
-    train, test = (class_split(name, folder, places[part], image_size, resize) for part in ("train", "val"))
+    train, test = (
+        class_split(name, folder, [folder / part / wnid for wnid in wnids], image_size, resize)
+        for part in ("train", "val")
+    )
     return make_image_data(
         name, [known[wnid] for wnid in wnids], train, test,
         val_fraction=val_fraction, limit_per_class=limit_per_class, wnids=wnids,
     )  # fmt: skip
 
 
-def _imagenet_loader(name: str) -> Callable[..., ImageData]:
-    loader = partial(_load_imagenet, name)
-    loader.__doc__ = _load_imagenet.__doc__
-    return loader
-
-
-load_imagenet, load_imagenet100 = _imagenet_loader("imagenet"), _imagenet_loader("imagenet100")
-load_imagenette, load_imagewoof = _imagenet_loader("imagenette"), _imagenet_loader("imagewoof")
-load_imagemeow, load_imagesquawk = _imagenet_loader("imagemeow"), _imagenet_loader("imagesquawk")
-load_imagefruit, load_imageyellow = _imagenet_loader("imagefruit"), _imagenet_loader("imageyellow")
+load_imagenet, load_imagenet100 = partial(_load_imagenet, "imagenet"), partial(_load_imagenet, "imagenet100")
+load_imagenette, load_imagewoof = partial(_load_imagenet, "imagenette"), partial(_load_imagenet, "imagewoof")
+load_imagemeow, load_imagesquawk = partial(_load_imagenet, "imagemeow"), partial(_load_imagenet, "imagesquawk")
+load_imagefruit, load_imageyellow = partial(_load_imagenet, "imagefruit"), partial(_load_imagenet, "imageyellow")
 
 
 def load_folder(
@@ -85,17 +74,11 @@ def load_folder(
 
     ``path/train/<class>/*`` with ``path/test/<class>/*`` or ``path/val/<class>/*`` (both: val is used for validation),
     or ``path/<class>/*``; without test images a stratified test split is cut, always the same, and noted.
-    Classes are in sorted order; folders named by ImageNet's WordNet ids get readable names.
-
-    Args:
-        path: the folder.
-        image_size: pixels; None takes the images' own size if a sample of them is square and alike, else 64.
-        resize: "crop" (shorter side, then centre crop) or "stretch" (aspect ratio ignored).
-        test_fraction: share of each class for testing where there is no test folder, in (0, 1).
-        val_fraction, classes, limit_per_class: see ``make_image_data``.
-
-    Raises:
-        DataError: the folder is missing, has no class folder, or a class has no image.
+    Classes are in sorted order; folders named by ImageNet's WordNet ids get readable names. ``image_size``: pixels;
+    None takes the images' own size if a sample of them is square and alike, else 64. ``resize``: "crop" (shorter side,
+    then centre crop) or "stretch" (aspect ratio ignored). ``test_fraction``: share of each class for testing where
+    there is no test folder, in (0, 1). The other options are those of ``make_image_data``. DataError: the folder is
+    missing, has no class folder, or a class has no image.
     """
     check_resize(resize)
     root = existing_folder("folder", path)
@@ -141,18 +124,15 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def class_split(name: str, root: Path, folders: Sequence[Path], image_size: int, resize: str) -> FolderSplit:
-    """Return the split whose class c is every image directly in ``folders[c]``.
-
-    Raises:
-        DataError: a folder is missing or has no image.
-    """
+    """Return the split whose class c is every image directly in ``folders[c]``; DataError where there is none."""
     counts: list[int] = []
 
     def listed() -> Iterator[ImageFile]:
         for folder in folders:
             if not folder.is_dir():
-                message = f"the dataset {name} expects the folder {folder}, one folder per class; it does not exist"
-                raise DataError(message)
+                raise DataError(
+                    f"the dataset {name} expects the folder {folder}, one folder per class; it does not exist"
+                )
             found = list_images(folder, root)
             if not found:
                 raise DataError(f"the class folder {folder} of {name} has no image; add images or remove the folder")

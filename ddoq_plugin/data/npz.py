@@ -31,24 +31,20 @@ def load_npz(
 
     Keys: ``x_train``, ``x_test`` uint8 [n, H, W, 3], [n, H, W, 1] or [n, H, W]; ``y_train``, ``y_test`` integers [n] in
     [0, C); ``class_names`` strings [C] (without it the classes are called "0", "1", ...). Other keys are ignored.
-
-    Args:
-        path: the file.
-        image_size: pixels; None keeps the pack's size (28x28 is padded to 32x32, as MNIST usually is).
-        resize: "crop" or "stretch", where a resize is needed.
-        val_fraction, classes, limit_per_class: see ``make_image_data``.
-
-    Raises:
-        DataError: the file is missing or no npz, a key is missing, or an array has a wrong type, shape or label.
+    ``image_size``: pixels; None keeps the pack's size (28x28 is padded to 32x32, as MNIST usually is). ``resize``:
+    "crop" or "stretch", where a resize is needed. The other options are those of ``make_image_data``. DataError: the
+    file is missing or no npz, a key is missing, or an array has a wrong type, shape or label.
     """
     check_resize(resize)
     file = Path(path).expanduser()
     arrays = _read(file)
     parts = {}
     for part in ("train", "test"):
-        images = _images(file, f"x_{part}", arrays[f"x_{part}"])
-        labels = _labels(file, f"y_{part}", arrays[f"y_{part}"], len(images))
-        parts[part] = ArraySplit(fit_arrays(images, image_size, resize), labels)
+        images, labels = _images(file, f"x_{part}", arrays[f"x_{part}"]), arrays[f"y_{part}"]
+        if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+            found = f"{labels.dtype} {list(labels.shape)}"
+            raise DataError(f"{file}: y_{part} must be {len(images)} integers, not {found}")
+        parts[part] = ArraySplit(fit_arrays(images, image_size, resize), torch.from_numpy(labels.astype(np.int64)))
     if parts["train"].image_size != parts["test"].image_size:
         raise DataError(f"{file}: x_train and x_test differ in size; give image_size")
     names, notes = _class_names(file, arrays.get("class_names"), parts["train"].labels)
@@ -86,12 +82,6 @@ def _images(file: Path, key: str, array: np.ndarray) -> Tensor:
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
         raise DataError(f"{file}: {key} must be [n, H, W, 3], [n, H, W, 1] or [n, H, W], not {list(array.shape)}")
     return torch.from_numpy(array).permute(0, 3, 1, 2)
-
-
-def _labels(file: Path, key: str, array: np.ndarray, count: int) -> Tensor:
-    if array.dtype.kind not in "iu" or array.shape != (count,):
-        raise DataError(f"{file}: {key} must be {count} integers, not {array.dtype} {list(array.shape)}")
-    return torch.from_numpy(array.astype(np.int64))
 
 
 def _class_names(file: Path, array: np.ndarray | None, labels: Tensor) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -16,23 +17,11 @@ from .base import ImageData, Split, rows_by_class
 def stratified_cut(
     labels: Tensor, class_names: Sequence[str], fraction: float, purpose: str = "validation"
 ) -> tuple[Tensor, Tensor]:
-    """Divide indices into a kept and a cut part, class by class.
+    """Divide the indices of ``labels`` (int64 [N]) class by class; return (kept, cut), int64 and ascending.
 
-    The cut of a class depends on ``purpose``, its name and its number of images only, so a class keeps its
-    validation images when it is loaded as part of a subset.
-
-    Args:
-        labels: int64 [N].
-        class_names: the C class names.
-        fraction: share of each class that is cut, in (0, 1): rounded, at least one image of a class that has
-            more than one, and never all of them.
-        purpose: names the random stream.
-
-    Returns:
-        (kept, cut), int64 and ascending.
-
-    Raises:
-        DataError: ``fraction`` is outside (0, 1).
+    ``fraction`` of each class is cut, in (0, 1), else DataError: rounded, at least one image of a class that has more
+    than one, and never all of them. ``purpose`` names the random stream. The cut of a class depends on it, its name and
+    its number of images only, so a class keeps its validation images when it is loaded as part of a subset.
     """
     if not 0 < fraction < 1:
         raise DataError(f"the {purpose} fraction must lie between 0 and 1, not {fraction}")
@@ -51,15 +40,19 @@ def limit_indices(labels: Tensor, class_names: Sequence[str], limit: int) -> Ten
         raise DataError(f"limit_per_class={limit!r} must be a positive number of images")
     kept = []
     for name, rows in zip(class_names, rows_by_class(labels, len(class_names)), strict=True):
-        kept.append(rows[torch.from_numpy(numpy_rng("limit", name).permutation(len(rows))[:limit])])
+        kept.append(drawn(rows, limit, "limit", name))
     return torch.cat(kept).sort().values
+
+
+def drawn(rows: Tensor, count: int, *stream: str | int) -> Tensor:
+    """Return ``count`` of ``rows`` (all, where there are fewer), drawn without replacement from the named stream."""
+    return rows[torch.from_numpy(numpy_rng(*stream).permutation(len(rows))[:count])]
 
 
 def resolve_classes(wanted: Sequence[str | int], *known: Sequence[str] | None) -> list[int]:
     """Return the class indices of ``wanted``: names from any of the ``known`` lists (names, WordNet ids), or indices.
 
-    Raises:
-        DataError: an unknown or repeated class.
+    DataError names an unknown or repeated class.
     """
     lists = [list(names) for names in known if names is not None]
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
@@ -96,32 +89,27 @@ def make_image_data(
 ) -> ImageData:
     """Put an ImageData together: choose classes, cut validation from train, limit train, fingerprint.
 
-    Args:
-        name: the dataset's name.
-        class_names: the names of all classes of ``train`` and ``test``.
-        train: the images to train on; where ``val`` is None, validation is cut from them.
-        test: the test images.
-        val: validation images that come apart from ``train`` (``val_fraction`` is then unused).
-        val_fraction: share of each class that goes to validation, in (0, 1).
-        classes: names (or WordNet ids, or indices) to keep, in the new class order; None keeps all.
-        limit_per_class: keep at most so many train images of each class, after the cut; val and test stay whole.
-        wnids: WordNet ids in class order, where there are any.
-        notes: what a report must say.
-
-    Raises:
-        DataError: fewer than two classes, a label outside the class list, or a class without a train or test image.
+    ``class_names``: of all classes of the splits. ``val``: validation images that come apart from ``train``; None cuts
+    them from it, ``val_fraction`` of each class, in (0, 1). ``classes``: names (or WordNet ids, or indices) to keep, in
+    the new class order; None keeps all. ``limit_per_class``: keep at most so many train images of each class, after
+    the cut; val and test stay whole. ``wnids``: WordNet ids in class order, where there are any. ``notes``: what a
+    report must say. DataError: fewer than two classes, a label outside the class list, or a class without a train or
+    test image.
     """
     names, ids = list(class_names), None if wnids is None else list(wnids)
     splits = {"train": train, "test": test} | ({} if val is None else {"val": val})
     for part, split in splits.items():
-        _check_labels(name, part, split.labels, len(names))
+        wrong = split.labels[(split.labels < 0) | (split.labels >= len(names))].sort().values.tolist()
+        if wrong:
+            raise DataError(
+                f"the {part} split of {name} has the label {wrong[0] if wrong[0] < 0 else wrong[-1]}, but there are "
+                f"{len(names)} class names (labels 0 to {len(names) - 1}); mend the labels or the class names"
+            )
     if classes is not None:
         chosen = resolve_classes(classes, names, ids)
         splits = {part: _choose(split, chosen, len(names)) for part, split in splits.items()}
         names, ids = [names[c] for c in chosen], None if ids is None else [ids[c] for c in chosen]
-    _check_names(name, names)
-    for part in ("train", "test"):
-        _check_populated(name, part, splits[part].labels, names)
+    _check_classes(name, names, splits)
     # the stable WordNet id names the stream where there is one, so a renamed class keeps its cut
     streams = ids if ids is not None else names
     if val is None:
@@ -130,19 +118,12 @@ def make_image_data(
     if limit_per_class is not None:
         splits["train"] = splits["train"].subset(limit_indices(splits["train"].labels, streams, limit_per_class))
     train, val, test = splits["train"], splits["val"], splits["test"]
-    lonely = [names[c] for c, count in enumerate(torch.bincount(val.labels, minlength=len(names))) if count == 0]
-    said = [*notes, *([f"no validation image of {', '.join(lonely)}"] if lonely else [])]
-    return ImageData(
-        name=name,
-        class_names=tuple(names),
-        image_size=train.image_size,
-        train=train,
-        val=val,
-        test=test,
-        fingerprint=_fingerprint(names, ids, train, val, test),
-        wnids=None if ids is None else tuple(ids),
-        notes=tuple(said),
-    )
+    lonely = _empty_classes(val, names)
+    said = (*notes, *([f"no validation image of {', '.join(lonely)}"] if lonely else []))
+    parts = (names, ids, train.image_size, train.digest(), val.digest(), test.digest())
+    fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
+    wordnet = None if ids is None else tuple(ids)
+    return ImageData(name, tuple(names), train.image_size, train, val, test, fingerprint, wordnet, said)
 
 
 def _choose(split: Split, chosen: list[int], count: int) -> Split:
@@ -152,32 +133,21 @@ def _choose(split: Split, chosen: list[int], count: int) -> Split:
     return split.subset(rows, mapping[split.labels[rows]])
 
 
-def _check_names(name: str, names: list[str]) -> None:
+def _check_classes(name: str, names: list[str], splits: dict[str, Split]) -> None:
+    """Raise DataError unless there are two classes or more, all named differently, with train and test images."""
     if len(names) < 2:
         raise DataError(f"the dataset {name} has {len(names)} class; classification needs at least two")
-    repeated = sorted({other for other in names if names.count(other) > 1}) if len(set(names)) < len(names) else []
+    repeated = [other for other, count in Counter(names).items() if count > 1]
     if repeated:
-        raise DataError(f"the dataset {name} has two classes called {repeated[0]!r}; class names must differ")
+        raise DataError(f"the dataset {name} has two classes called {min(repeated)!r}; class names must differ")
+    for part in ("train", "test"):
+        empty = _empty_classes(splits[part], names)
+        if empty:
+            listed = ", ".join(map(repr, empty[:5])) + (" and others" if len(empty) > 5 else "")
+            message = f"the dataset {name} has no {part} image of class {listed}; add images or leave it out with "
+            raise DataError(message + "classes=[...]")
 
 
-def _check_labels(name: str, part: str, labels: Tensor, classes: int) -> None:
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-        raise DataError(
-            f"the {part} split of {name} has the label {wrong}, but there are {classes} class names (labels 0 to "
-            f"{classes - 1}); mend the labels or the class names"
-        )
-
-
-def _check_populated(name: str, part: str, labels: Tensor, names: list[str]) -> None:
-    empty = torch.nonzero(torch.bincount(labels, minlength=len(names)) == 0).flatten().tolist()
-    if empty:
-        listed = ", ".join(repr(names[c]) for c in empty[:5]) + (" and others" if len(empty) > 5 else "")
-        raise DataError(
-            f"the dataset {name} has no {part} image of class {listed}; add images or leave it out with classes=[...]"
-        )
-
-
-def _fingerprint(names: list[str], wnids: list[str] | None, train: Split, val: Split, test: Split) -> str:
-    parts = (names, wnids, train.image_size, train.digest(), val.digest(), test.digest())
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+def _empty_classes(split: Split, names: list[str]) -> list[str]:
+    counts = torch.bincount(split.labels, minlength=len(names)).tolist()
+    return [name for name, count in zip(names, counts, strict=True) if count == 0]

@@ -30,15 +30,9 @@ def load_tiny_imagenet(
 
     train/<wnid>/images/* or train/<wnid>/*; val/images/* with val/val_annotations.txt, or val/<wnid>/*. Its val is
     the test split, as everywhere in this field (the labels of its test are not public). Classes are in the order of
-    their sorted WordNet ids, not in that of wnids.txt; readable names come from words.txt.
-
-    Args:
-        root: the folder with train/ and val/.
-        image_size, resize: pixels, and "crop" or "stretch".
-        val_fraction, classes, limit_per_class: see ``make_image_data``.
-
-    Raises:
-        DataError: missing folders or annotations, or a class without images.
+    their sorted WordNet ids, not in that of wnids.txt; readable names come from words.txt. ``image_size`` is in pixels,
+    ``resize`` "crop" or "stretch"; the other options are those of ``make_image_data``. DataError: missing folders or
+    annotations, or a class without images.
     """
     check_resize(resize)
     folder = existing_folder("tiny_imagenet", root)

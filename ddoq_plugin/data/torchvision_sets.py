@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +17,7 @@ from .splitting import make_image_data
 from .transforms import fit_arrays
 
 
-@dataclass(frozen=True)
-class _Source:
+class _Source(NamedTuple):
     """How torchvision calls a set, and the files it expects under the root."""
 
     torchvision_name: str
@@ -50,22 +48,18 @@ def _load(
     classes: Sequence[str | int] | None = None,
     limit_per_class: int | None = None,
 ) -> ImageData:
-    """Load a torchvision set.
+    """Load a torchvision set from ``root``, the folder that torchvision's ``root`` would be.
 
-    Args:
-        root: folder that torchvision's ``root`` would be.
-        download: fetch the files when they are missing; never done unasked.
-        image_size: pixels; None keeps the set's size (28x28 is padded to 32x32).
-        val_fraction, classes, limit_per_class: see ``make_image_data``.
-
-    Raises:
-        DataError: the files are not there or damaged, naming the root, the files and ``download: true``.
+    ``download`` fetches missing files; that is never done unasked. ``image_size``: pixels; None keeps the set's size
+    (28x28 is padded to 32x32). The other options are those of ``make_image_data``. DataError: the files are not there
+    or damaged; it names the root, the files and ``download: true``.
     """
     source, folder = _SOURCES[name], Path(root).expanduser()
     splits, names = [], source.class_names
     for options in source.split_options:
         raw = _open(name, source, folder, download, options)
-        splits.append(ArraySplit(fit_arrays(_pixels(raw.data), image_size), _labels(raw)))
+        labels = torch.as_tensor(np.asarray(raw.targets if hasattr(raw, "targets") else raw.labels), dtype=torch.int64)
+        splits.append(ArraySplit(fit_arrays(_pixels(raw.data), image_size), labels))
         names = names or tuple(raw.classes)
     return make_image_data(
         name, names, *splits, val_fraction=val_fraction, classes=classes, limit_per_class=limit_per_class
@@ -96,17 +90,6 @@ def _pixels(data: Any) -> torch.Tensor:
     return array.permute(0, 3, 1, 2) if array.shape[-1] == 3 else array  # CIFAR is NHWC; SVHN and STL-10 are NCHW
 
 
-def _labels(raw: Any) -> torch.Tensor:
-    found = raw.targets if hasattr(raw, "targets") else raw.labels
-    return torch.as_tensor(np.asarray(found), dtype=torch.int64)
-
-
-def _loader(name: str) -> Callable[..., ImageData]:
-    loader = partial(_load, name)
-    loader.__doc__ = _load.__doc__
-    return loader
-
-
-load_mnist, load_fashion_mnist = _loader("mnist"), _loader("fashion_mnist")
-load_cifar10, load_cifar100 = _loader("cifar10"), _loader("cifar100")
-load_svhn, load_stl10 = _loader("svhn"), _loader("stl10")
+load_mnist, load_fashion_mnist = partial(_load, "mnist"), partial(_load, "fashion_mnist")
+load_cifar10, load_cifar100 = partial(_load, "cifar10"), partial(_load, "cifar100")
+load_svhn, load_stl10 = partial(_load, "svhn"), partial(_load, "stl10")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +37,11 @@ def to_colour(images: Tensor) -> Tensor:
 
 
 def resize_images(images: Tensor, size: int, resize: str = "crop", chunk: int = 1024) -> Tensor:
-    """Resize [n, C, H, W] to [n, C, size, size], bilinear and antialiased; uint8 is rounded, float is not.
+    """Resize uint8 or float32 [n, C, H, W] to [n, C, size, size], bilinear and antialiased; only uint8 is rounded.
 
-    Args:
-        images: uint8 or float32 [n, C, H, W].
-        size: the new height and width, in pixels.
-        resize: "crop" scales the shorter side to ``size`` and cuts the centre; "stretch" ignores the aspect
-            ratio, as D4M does (Su et al. 2024, ``Resize((size, size))`` before the encoder).
-        chunk: images held as floats at a time.
+    ``resize``: "crop" scales the shorter side to ``size`` pixels and cuts the centre; "stretch" ignores the aspect
+    ratio, as D4M does (Su et al. 2024, ``Resize((size, size))`` before the encoder). ``chunk`` images are held as
+    floats at a time.
     """
     check_resize(resize)
     height, width = images.shape[-2:]
@@ -73,11 +72,8 @@ def decode_mosaic(images: Tensor) -> Tensor:
 def fit_arrays(images: Tensor, image_size: int | None, resize: str = "crop") -> Tensor:
     """Bring an array of images to uint8 [n, 3, size, size].
 
-    28x28 images (MNIST and its relatives) are padded by two black pixels on every side to 32x32, unless
-    ``image_size`` is 28; a size of None keeps what is then there.
-
-    Raises:
-        DataError: ``image_size`` is None and the images are not square.
+    28x28 images (MNIST and its relatives) are padded by two black pixels on every side to 32x32, unless ``image_size``
+    is 28. A size of None keeps what is then there; DataError where that is not square.
     """
     if tuple(images.shape[-2:]) == (28, 28) and image_size != 28:
         images = pad_images(images, 32)
@@ -92,17 +88,10 @@ def fit_arrays(images: Tensor, image_size: int | None, resize: str = "crop") -> 
 def decode_image(path: Path, size: int, resize: str) -> np.ndarray:
     """Read an image file and return uint8 [size, size, 3]; EXIF orientation is applied, transparency is dropped.
 
-    Raises:
-        DataError: the file is damaged, is no image, or has more than 8 bits per channel.
+    DataError: the file is damaged, is no image, or has more than 8 bits per channel.
     """
-    try:
-        with Image.open(path) as opened:
-            _refuse_high_bit(path, opened.mode)
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except DataError:
-        raise
-    except Exception as problem:  # what Pillow raises for a damaged file depends on the format's decoder
-        raise damaged(path, problem) from problem
+    with _opened(path) as image:
+        picture = ImageOps.exif_transpose(image).convert("RGB")
     if resize == "stretch":
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     else:
@@ -115,15 +104,9 @@ def decode_image(path: Path, size: int, resize: str) -> np.ndarray:
 
 def verify_image(path: Path) -> None:
     """Raise DataError unless the whole file decodes (a truncated JPEG passes a look at its header only)."""
-    try:
-        with Image.open(path) as opened:
-            _refuse_high_bit(path, opened.mode)
-            opened.draft("RGB", (64, 64))  # JPEG: decode at reduced scale, which still reads every byte
-            opened.load()
-    except DataError:
-        raise
-    except Exception as problem:  # see decode_image
-        raise damaged(path, problem) from problem
+    with _opened(path) as image:
+        image.draft("RGB", (64, 64))  # JPEG: decode at reduced scale, which still reads every byte
+        image.load()
 
 
 def damaged(path: Path, problem: BaseException) -> DataError:
@@ -133,9 +116,19 @@ def damaged(path: Path, problem: BaseException) -> DataError:
     return DataError(f"the image {path} cannot be read ({problem}); mend or remove it")
 
 
-def _refuse_high_bit(path: Path, mode: str) -> None:
-    if mode in HIGH_BIT_MODES:
-        raise DataError(f"the image {path} has mode {mode} (more than 8 bits per channel); convert it to 8 bits")
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file; what goes wrong in it while it is open is a DataError."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in HIGH_BIT_MODES:
+                bits = "more than 8 bits per channel"
+                raise DataError(f"the image {path} has mode {image.mode} ({bits}); convert it to 8 bits")
+            yield image
+    except DataError:
+        raise
+    except Exception as problem:  # what Pillow raises for a damaged file depends on the format's decoder
+        raise damaged(path, problem) from problem
 
 
 def _shorter_side(height: int, width: int, size: int) -> tuple[int, int]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
+import torch
 
 from ..errors import EvaluationError
 from ..evaluation.protocol import by_ipc
@@ -25,22 +25,13 @@ from ..report import make_frame
 from ..report.robust_scores import score_columns
 from ..store.artifacts import Store, hash_key
 from .exports import HostData, check_set, export_data, stored_set
-from .networks import PREFIX, host_student, split_name, stored_teacher, write_checkpoint
+from .networks import PREFIX, check_host_student, split_name, stored_teacher
 from .patches import KNOWN_VERSION, check_host, patched_host
-from .settings import (
-    HostSettings,
-    labelled,
-    score_protocol,
-    teacher_training,
-    training_arguments,
-    transforms_of,
-    ways_of,
-)
+from .settings import HostSettings, jobs_of, score_protocol, training_arguments, transforms_of
 
 if TYPE_CHECKING:
     from ..data import ImageData
     from ..distilled_set import DistilledSet
-    from ..evaluation import Protocol, Teacher
 
 RAW = {"lrs": ("lrs", "lrs_ddranking"), "ars": ("ars_list", "ars_ddranking")}  # column of its CSV, and of our rows
 
@@ -60,41 +51,29 @@ def score_with_ddranking(
 ) -> pd.DataFrame:
     """Score sets with DD-Ranking 0.2.0 and return one row a set, way of weighting and repetition.
 
-    Args:
-        sets: distilled sets, by label or with the label of their provenance.
-        data: the dataset they were made from, or one of DD-Ranking's own on disk
-            (:func:`~ddoq_plugin.hosts.exports.own_data`, which needs ``settings.teacher_folder``).
-        metric: ``lrs`` (``LabelRobustScoreSoft``) or ``ars`` (``AugmentationRobustScore``).
-        student, teacher: DD-Ranking's names of models (teacher None: the student's architecture).
-        settings: see :class:`HostSettings`; default: those of its leaderboard.
-        seed: of students and random images (the teacher's is a setting). The same seed gives the same rows on the
-            same machine with the same number of threads.
-        device: ``cpu`` or ``cuda``.
-        work_folder: exported data, sets, teachers and logs; used again by the next call.
+    ``sets``: by label or with the label of their provenance. ``data``: the dataset they were made from, or one of
+    DD-Ranking's own on disk (:func:`~ddoq_plugin.hosts.exports.own_data`, which needs ``settings.teacher_folder``).
+    ``metric``: ``lrs`` (``LabelRobustScoreSoft``) or ``ars`` (``AugmentationRobustScore``). ``student``, ``teacher``:
+    DD-Ranking's names of models (teacher None: the student's architecture). ``settings``: default those of its
+    leaderboard. ``seed``: of students and random images (the teacher's is a setting); the same seed gives the same rows
+    on the same machine with the same number of threads. ``device``: ``cpu`` or ``cuda``. ``work_folder``: exported
+    data, sets, teachers and logs; used again by the next call.
 
-    Returns:
-        The set's columns, accuracies by role in percent with their learning rates (``lr_...``), the score from
-        fractions (``lrs`` or ``ars``), and as DD-Ranking prints it, from percent (``lrs_ddranking``,
-        ``ars_ddranking``). ``weights`` says how weights entered: ``equal`` (the set has none), ``ignored``, ``loss`` or
-        ``sampler``. The random reference is the same for all sets of one IPC, and never weighted.
-
-    Raises:
-        EvaluationError: DD-Ranking is missing or of another version; a set, model or protocol does not fit.
+    The rows hold the set's columns, accuracies by role in percent with their learning rates (``lr_...``), the score
+    from fractions (``lrs`` or ``ars``), and as DD-Ranking prints it, from percent (``lrs_ddranking``,
+    ``ars_ddranking``). ``weights`` says how weights entered: ``equal`` (the set has none), ``ignored``, ``loss`` or
+    ``sampler``. The random reference is the same for all sets of one IPC, and never weighted.
+    EvaluationError: DD-Ranking is missing or of another version, or a set, model or protocol does not fit.
     """
     check_host()
     settings = settings or HostSettings()
     if metric not in RAW:
         raise EvaluationError(f"there is no metric {metric!r}; use 'lrs' or 'ars'")
-    named, protocol = labelled(sets), score_protocol(settings)
-    for _, made in named:
+    jobs, protocol = jobs_of(sets, settings.weighting), score_protocol(settings)
+    for _, _, made, _ in jobs:
         check_set(made, data, None if isinstance(data, HostData) else data.class_counts("train"))
         training_arguments(protocol, made.ipc, metric=metric)
-    bench = _Bench.prepare(data, metric, student, teacher or student, settings, seed, device, Path(work_folder))
-    jobs = [
-        (place, label, made, way)
-        for place, (label, made) in enumerate(named)
-        for way in ways_of(made, settings.weighting)
-    ]
+    bench = _Bench(data, metric, student, teacher or student, settings, seed, device, Path(work_folder))
     rows: list[dict[str, Any]] = []
     epochs = bench.epochs([made.ipc for _, _, made, _ in jobs])
     with bar(epochs, f"DD-Ranking {metric}, epochs", show=progress) as shown:
@@ -103,27 +82,11 @@ def score_with_ddranking(
     return make_frame(rows)
 
 
-@dataclass
 class _Bench:
-    """Everything that the sets of one call share."""
+    """What the sets of one call share: exported data, teacher, full-data accuracy, trainings on random images."""
 
-    data: HostData
-    metric: str
-    student: str
-    teacher: str
-    settings: HostSettings
-    protocol: Protocol
-    seed: int
-    device: str
-    folder: Path
-    store: Store
-    teacher_folder: Path
-    full_data: dict[str, float]
-    references: dict[int, dict]
-
-    @classmethod
-    def prepare(
-        cls,
+    def __init__(
+        self,
         data: ImageData | HostData,
         metric: str,
         student: str,
@@ -132,32 +95,50 @@ class _Bench:
         seed: int,
         device: str,
         folder: Path,
-    ) -> _Bench:
-        """Export the data, and train or find the teacher and the student on full data."""
-        protocol, store = score_protocol(settings), Store(folder)
-        own = isinstance(data, HostData)
-        host = data if isinstance(data, HostData) else export_data(data, protocol, store)
-        student, teacher = student.removeprefix(PREFIX), teacher.removeprefix(PREFIX)
-        full = {} if settings.full_data_accuracy is None else {split_name(student)[0]: settings.full_data_accuracy}
-        teachers = Path(settings.teacher_folder) if settings.teacher_folder else None
-        if own:
-            _check_own(host, student, teacher, metric, full, teachers)
+    ) -> None:
+        self.metric, self.settings, self.seed, self.device, self.folder = metric, settings, seed, device, folder
+        self.student, self.teacher = student.removeprefix(PREFIX), teacher.removeprefix(PREFIX)
+        self.protocol, self.store = score_protocol(settings), Store(folder)
+        self.full_accuracy = settings.full_data_accuracy
+        self.teacher_folder = Path(settings.teacher_folder) if settings.teacher_folder else None
+        self.references: dict[int, dict] = {}  # by IPC
+        if isinstance(data, HostData):
+            self.data = data
+            self._check_own()
         else:
-            for name in (student, teacher):
-                host_student(name, host.num_classes, host.image_size)
-            train, first = teacher_training(settings, protocol), settings.teacher_seed
+            self.data = export_data(data, self.protocol, self.store)
+            self._train_on(data)
 
-            def trained(name: str) -> Teacher:
-                assert isinstance(data, ImageData)
-                return stored_teacher(data, PREFIX + name, train, seed=first, device=device, store=store)
+    def _train_on(self, data: ImageData) -> None:
+        """Train or find the teacher, and the student on full data for its accuracy, where they are not given."""
+        for name in (self.student, self.teacher):
+            check_host_student(PREFIX + name, data, self.protocol)
+        if self.metric == "lrs" and self.full_accuracy is None:
+            made = stored_teacher(data, PREFIX + self.student, self.settings, self.device, self.store)
+            self.full_accuracy = made.test_accuracy
+        if self.teacher_folder is None:
+            made = stored_teacher(data, PREFIX + self.teacher, self.settings, self.device, self.store)
+            self.teacher_folder = self.folder / "teacher_models" / made.fingerprint
+            path = self.teacher_folder / self.data.name / split_name(self.teacher)[0] / "ckpt_best.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save({key: value.cpu() for key, value in made.model.state_dict().items()}, path)
 
-            if metric == "lrs" and not full:
-                full[split_name(student)[0]] = trained(student).test_accuracy
-            if teachers is None:
-                made = trained(teacher)
-                teachers = folder / "teacher_models" / made.fingerprint
-                write_checkpoint(made, teacher, host.name, teachers)
-        return cls(host, metric, student, teacher, settings, protocol, seed, device, folder, store, teachers, full, {})
+    def _check_own(self) -> None:
+        """Raise EvaluationError where one of DD-Ranking's own datasets lacks what only we could have trained."""
+        from ddranking.utils import REAL_DATA_TRAINING_CONFIG
+
+        name, model = self.data.name, split_name(self.student)[0]
+        if self.teacher_folder is None:
+            raise EvaluationError(
+                f"DD-Ranking's own dataset {name} comes without a teacher; name the folder of yours "
+                f"(teacher_folder: <folder>/{name}/{split_name(self.teacher)[0]}/ckpt_best.pt)"
+            )
+        known = self._full_data_accuracy() is not None or f"{name}-{model}" in REAL_DATA_TRAINING_CONFIG
+        if self.metric == "lrs" and not known:  # soft_label.py:286 and :539
+            raise EvaluationError(
+                f"DD-Ranking knows no full-data accuracy of {self.student} on {name}; give full_data_accuracy in "
+                "percent"
+            )
 
     def epochs(self, ipcs: Sequence[int]) -> int:
         """Return the epochs of all trainings on sets of these IPC; a reference is trained once for each IPC."""
@@ -173,55 +154,33 @@ class _Bench:
         self, position: int, label: str, made: DistilledSet, way: str, epoch_done: Callable[[], None]
     ) -> list[dict[str, Any]]:
         """Run the evaluator on one set and return its rows."""
-        from .evaluators import AugmentationScore, HostRun, LabelScore, accuracies
+        from .evaluators import AugmentationScore, HostRun, LabelScore
 
-        started = time.perf_counter()
-        images = stored_set(made, self.data, self.store, self.data.image_size) / "images"
-        place = self.folder / "scores" / hash_key([label, made.hash, way, self.metric, *self._setting()])[:16]
+        started, settings, lrs = time.perf_counter(), self.settings, self.metric == "lrs"
+        images = stored_set(made, self.data, self.store) / "images"
+        numbers = [settings.model_dump(mode="json"), self.protocol.model_dump(mode="json"), self.seed, self.data.name]
+        key = [label, made.hash, way, self.metric, self.student, self.teacher, *numbers]
+        place = self.folder / "scores" / hash_key(key)[:16]
         place.mkdir(parents=True, exist_ok=True)
-        reference = self.references.setdefault(made.ipc, {})
-        run = HostRun(self.settings, self.seed, images, reference)
+        run = HostRun(settings, self.seed, images, self.references.setdefault(made.ipc, {}))
         weights = made.weights if way in ("loss", "sampler") else None
-        kind = LabelScore if self.metric == "lrs" else AugmentationScore
         with patched_host(
             self.data,
-            self.settings,
-            full_data=self.full_data,
+            settings,
+            full_data={} if self.full_accuracy is None else {split_name(self.student)[0]: self.full_accuracy},
             new_evaluation=run.new_evaluation,
             weights_of=lambda folder: weights if run.is_set(folder) else None,
             epoch_done=epoch_done,
             log=place / "ddranking.log",
         ):
-            evaluator = kind(run, **self._arguments(made.ipc, place))
-            balance = {"lrs_lambda" if self.metric == "lrs" else "ars_lambda": self.settings.balance}
-            evaluator.compute_metrics(image_path=str(images), syn_lr=self.settings.set_learning_rate, **balance)
-        raw = pd.read_csv(place / "scores.csv")[RAW[self.metric][0]]
-        seconds = (time.perf_counter() - started) / self.settings.evaluations
-        return [
-            make_row(
-                self._known(label, way) | {"place": position, "evaluation": number},
-                made,
-                {"seconds": seconds, "device_train": self.device, RAW[self.metric][1]: float(raw[number])}
-                | self._found(accuracies(found))
-                | {f"lr_{role}": rate for role, (_, rate) in found.items()},
-            )
-            for number, found in run.found.items()
-        ]
-
-    def _found(self, roles: dict[str, float]) -> dict[str, float]:
-        if self.metric == "lrs" and "full_hard" not in roles:
-            roles["full_hard"] = self._full_data_accuracy()
-        return roles | score_columns(roles, self.settings.balance)
-
-    def _full_data_accuracy(self) -> float | None:
-        from ddranking.utils import REAL_DATA_ACC_CACHE
-
-        model = split_name(self.student)[0]
-        return self.full_data.get(model, REAL_DATA_ACC_CACHE.get(f"{self.data.name}-{model}"))
-
-    def _known(self, label: str, way: str) -> dict[str, Any]:
-        return {
+            evaluator = (LabelScore if lrs else AugmentationScore)(run, **self._arguments(made.ipc, place))
+            balance = {"lrs_lambda" if lrs else "ars_lambda": settings.balance}
+            evaluator.compute_metrics(image_path=str(images), syn_lr=settings.set_learning_rate, **balance)
+        column, shown = RAW[self.metric]
+        raw = pd.read_csv(place / "scores.csv")[column]
+        known = {
             "label": label,
+            "place": position,
             "metric": self.metric,
             "evaluator": f"ddranking {KNOWN_VERSION}",
             "weights": way,
@@ -231,10 +190,23 @@ class _Bench:
             "protocol": self.protocol.name,
             "seed": self.seed,
         }
+        costs = {"seconds": (time.perf_counter() - started) / settings.evaluations, "device_train": self.device}
+        rows = []
+        for number, found in run.found.items():
+            roles = {role: accuracy for role, (accuracy, _) in found.items()}
+            if lrs and "full_hard" not in roles:
+                roles["full_hard"] = self._full_data_accuracy()
+            result = costs | {shown: float(raw[number])} | roles | score_columns(roles, settings.balance)
+            result |= {f"lr_{role}": rate for role, (_, rate) in found.items()}
+            rows.append(make_row(known | {"evaluation": number}, made, result))
+        return rows
 
-    def _setting(self) -> list[Any]:
-        protocol = self.protocol.model_dump(mode="json")
-        return [self.student, self.teacher, self.settings.model_dump(mode="json"), protocol, self.seed, self.data.name]
+    def _full_data_accuracy(self) -> float | None:
+        from ddranking.utils import REAL_DATA_ACC_CACHE
+
+        if self.full_accuracy is not None:
+            return self.full_accuracy
+        return REAL_DATA_ACC_CACHE.get(f"{self.data.name}-{split_name(self.student)[0]}")
 
     def _arguments(self, ipc: int, place: Path) -> dict[str, Any]:
         """Return every argument of the evaluator: what is left out it may default to CUDA or to values it rejects."""
@@ -273,21 +245,3 @@ class _Bench:
             "real_batch_size": 256,
             "eval_full_data": self._full_data_accuracy() is None,
         }
-
-
-def _check_own(
-    data: HostData, student: str, teacher: str, metric: str, full: dict[str, float], teachers: Path | None
-) -> None:
-    """Raise EvaluationError where one of DD-Ranking's own datasets lacks what only we could have trained."""
-    from ddranking.utils import REAL_DATA_ACC_CACHE, REAL_DATA_TRAINING_CONFIG
-
-    if teachers is None:
-        raise EvaluationError(
-            f"DD-Ranking's own dataset {data.name} comes without a teacher; name the folder of yours "
-            f"(teacher_folder: <folder>/{data.name}/{split_name(teacher)[0]}/ckpt_best.pt)"
-        )
-    key = f"{data.name}-{split_name(student)[0]}"
-    if metric == "lrs" and not full and key not in REAL_DATA_ACC_CACHE and key not in REAL_DATA_TRAINING_CONFIG:
-        raise EvaluationError(  # soft_label.py:286 and :539
-            f"DD-Ranking knows no full-data accuracy of {student} on {data.name}; give full_data_accuracy in percent"
-        )

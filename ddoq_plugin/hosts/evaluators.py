@@ -5,7 +5,7 @@ The subclasses decide which learning rates are searched and seed what is drawn; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,15 @@ from ..seeding import derive_seed
 from .patches import seed_everything
 from .settings import HostSettings
 
-Trained = tuple[float, float]
-"""Accuracy in percent, and the learning rate it was reached with."""
+Trained = tuple[float, float]  # accuracy in percent, and the learning rate it was reached with
 
 
 @dataclass
 class HostRun:
     """One call of an evaluator: its seeds, and what it found.
 
-    ``reference`` holds the trainings on random images by (evaluation, role): they depend on seed, IPC, student and
-    settings, not on the set, so that sets share them. ``found`` is {evaluation: {role: (percent, learning rate)}}.
+    ``reference``: the trainings on random images by (evaluation, role). They depend on seed, IPC, student and
+    settings, not on the set, so that sets share them. ``found``: {evaluation: {role: (percent, learning rate)}}.
     """
 
     settings: HostSettings
@@ -36,26 +35,21 @@ class HostRun:
     found: dict[int, dict[str, Trained]] = field(default_factory=dict)
 
     def new_evaluation(self) -> None:
-        """Begin a repetition."""
         self.evaluation += 1
         self.found[self.evaluation] = {}
 
     def is_set(self, folder: Any) -> bool:
-        """Return whether ``folder`` is the distilled set's."""
         return folder is not None and Path(folder) == self.set_folder
 
     def train(self, folder: Any, kind: str, train: Callable[[], Trained]) -> Trained:
         """Return and note the outcome of ``train`` on the images in ``folder``."""
         role = f"{'set' if self.is_set(folder) else 'random'}_{kind}"
-        shared = role.startswith("random")
-        result = self.reference.get((self.evaluation, role)) if shared else None
-        if result is None:
+        done = {} if self.is_set(folder) else self.reference
+        if (self.evaluation, role) not in done:
             self.seed_training()
-            result = train()
-            if shared:
-                self.reference[self.evaluation, role] = result
-        self.found[self.evaluation][role] = result
-        return result
+            done[self.evaluation, role] = train()
+        self.found[self.evaluation][role] = done[self.evaluation, role]
+        return done[self.evaluation, role]
 
     def search(self, train: Callable[[float], Trained]) -> Trained:
         """Return the best of the settings' learning rates, the first of equals, as soft_label.py:211-237 finds it."""
@@ -68,10 +62,6 @@ class HostRun:
     def seed_training(self) -> None:
         """Give every training of a repetition the same stream: set and reference differ in their images alone."""
         seed_everything(derive_seed("ddranking training", self.seed, self.evaluation))
-
-    def seed_random_images(self) -> None:
-        """Seed the choice of the random reference."""
-        seed_everything(derive_seed("ddranking random images", self.seed, self.evaluation))
 
 
 class _Prepared:
@@ -87,7 +77,7 @@ class _Prepared:
         self.test_interval = min(run.settings.test_every, self.num_epochs)
 
     def _get_random_data_helper(self, eval_iter: int) -> Any:
-        self.run.seed_random_images()
+        seed_everything(derive_seed("ddranking random images", self.run.seed, self.run.evaluation))
         host: Any = super()
         return host._get_random_data_helper(eval_iter=eval_iter)
 
@@ -107,9 +97,9 @@ class LabelScore(_Prepared, LabelRobustScoreSoft):
         helper = super()._compute_hard_label_metrics_helper
         if call["mode"] == "real":
             self.run.seed_training()
-            result = helper(**call)
-            self.run.found[self.run.evaluation]["full_hard"] = result
-            return result
+            found = self.run.found[self.run.evaluation]
+            found["full_hard"] = helper(**call)
+            return found["full_hard"]
         return self.run.train(call["image_path"], "hard", lambda: helper(**call))
 
     def _compute_soft_label_metrics_helper(self, **call: Any) -> Trained:
@@ -132,8 +122,3 @@ class AugmentationScore(_Prepared, AugmentationRobustScore):
     def _compute_without_aug_metrics_helper(self, **call: Any) -> Trained:
         helper = super()._compute_without_aug_metrics_helper
         return self.run.train(call["image_path"], "plain", lambda: helper(**call))
-
-
-def accuracies(found: Mapping[str, Trained]) -> dict[str, float]:
-    """Return the accuracies in percent by role."""
-    return {role: accuracy for role, (accuracy, _) in found.items()}

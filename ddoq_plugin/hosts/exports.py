@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from ..data.transforms import resize_images
 from ..distilled_set import to_uint8
-from ..errors import DataError, EvaluationError
+from ..errors import DataError, EvaluationError, nearest
 from ..evaluation.inputs import IMAGENET_MEAN, IMAGENET_STD, Normaliser
 from ..store.artifacts import Store, hash_tensors
 
@@ -35,11 +37,10 @@ OWN_DATASETS = {
 
 @dataclass(frozen=True)
 class HostData:
-    """A dataset as DD-Ranking's evaluators find it.
+    """A dataset as DD-Ranking's evaluators find it, under the ``name`` that it has there.
 
-    name: what it is called there. folder: ``train/00000/00000.png`` and ``val/...`` (the test images), or, where
-    ``own``, the folder of one of its own datasets. image_size: side in pixels that students see. fingerprint: of the
-    content (own datasets: none). class_names: None for own datasets.
+    ``folder`` holds ``train/00000/00000.png`` and ``val/...`` (the test images), or, where ``own``, the files of one of
+    its own datasets. ``image_size`` is the side in pixels that students see.
     """
 
     name: str
@@ -48,8 +49,6 @@ class HostData:
     num_classes: int
     normaliser: Normaliser
     own: bool = False
-    fingerprint: str | None = None
-    class_names: tuple[str, ...] | None = None
 
 
 def export_data(data: ImageData, protocol: Protocol, store: Store) -> HostData:
@@ -58,28 +57,16 @@ def export_data(data: ImageData, protocol: Protocol, store: Store) -> HostData:
 
     def make(folder: Path) -> None:
         for part, split in (("train", data.train), ("val", data.test)):
-            counts = [0] * data.num_classes
-            for images, labels in split.batches(256):
-                for image, label in zip(images, labels.tolist(), strict=True):
-                    _write_png(image, folder / part, label, counts[label])
-                    counts[label] += 1
+            _write_pngs(split.batches(256), folder / part)
 
-    return HostData(
-        # never one of its own names, which would take its own loader
-        name=f"ddoq-{data.name}",
-        folder=store.get("ddranking_data", key, make),
-        image_size=protocol.image_size or data.image_size,
-        num_classes=data.num_classes,
-        normaliser=Normaliser.named(protocol.normalisation, data),
-        fingerprint=data.fingerprint,
-        class_names=data.class_names,
-    )
+    size, normaliser = protocol.image_size or data.image_size, Normaliser.named(protocol.normalisation, data)
+    # never one of its own names, which would take its own loader
+    folder = store.get("ddranking_data", key, make)
+    return HostData(f"ddoq-{data.name}", folder, size, data.num_classes, normaliser)
 
 
 def own_data(name: str, folder: str | Path) -> HostData:
     """Return one of DD-Ranking's own datasets, whose files are in ``folder``; DataError where they are not."""
-    from ..errors import nearest
-
     if name not in OWN_DATASETS:
         raise DataError(
             f"DD-Ranking's dataset {name!r} is not known{nearest(name, OWN_DATASETS)} (known: "
@@ -102,22 +89,18 @@ def export_set(
     teacher: Teacher | None = None,
     learning_rate: float | None = None,
 ) -> Path:
-    """Write a set in DD-Ranking's formats and return the folder.
+    """Write a set in DD-Ranking's formats and return the folder; ``image_size`` resizes.
 
-    ``images/00000/00000.png`` (class folders), ``images.pt`` (float32 [n, 3, H, W], class-major, normalised by
-    ``normaliser``; exact for a set of floats), ``labels.pt`` (float32 logits [n, C]: the set's own, or the
-    ``teacher``'s; left out where there is
-    neither) and ``lr.pt`` (a scalar, where ``learning_rate`` is given). ``image_size`` resizes.
+    ``images/00000/00000.png``: class folders. ``images.pt``: float32 [n, 3, H, W], class-major, normalised by
+    ``normaliser``; exact for a set of floats. ``labels.pt``: float32 logits [n, C], the set's own or the ``teacher``'s;
+    left out where there is neither. ``lr.pt``: a scalar, where ``learning_rate`` is given.
     """
     folder = Path(folder)
     if (folder / "images").exists():
         raise DataError(f"{folder} already holds an exported set; give a new folder or remove the old one")
     images = made.images if made.floats is None else made.floats
     images = images if image_size is None else resize_images(images, image_size)
-    counts = [0] * made.num_classes
-    for image, label in zip(to_uint8(images) if made.floats is not None else images, made.labels.tolist(), strict=True):
-        _write_png(image, folder / "images", label, counts[label])
-        counts[label] += 1
+    _write_pngs([(images if made.floats is None else to_uint8(images), made.labels)], folder / "images")
     torch.save(normaliser(images), folder / "images.pt")
     logits = made.targets if made.targets is not None or teacher is None else teacher.logits(images)
     if logits is not None:
@@ -127,19 +110,13 @@ def export_set(
     return folder
 
 
-def stored_set(made: DistilledSet, data: HostData, store: Store, image_size: int) -> Path:
+def stored_set(made: DistilledSet, data: HostData, store: Store) -> Path:
     """Return the stored class folders of a set, as :func:`export_set` writes them."""
-    normaliser = data.normaliser
-    key = {
-        "images": made.image_hash,
-        "logits": hash_tensors(made.targets),
-        "size": image_size,
-        "normaliser": [normaliser.mean, normaliser.std],
-        "layout": "class folders of png, 1",
-    }
+    key = {"images": made.image_hash, "logits": hash_tensors(made.targets), "size": data.image_size}
+    key |= {"normaliser": [data.normaliser.mean, data.normaliser.std], "layout": "class folders of png, 1"}
 
     def make(folder: Path) -> None:
-        export_set(made, folder, normaliser, image_size=image_size)
+        export_set(made, folder, data.normaliser, image_size=data.image_size)
 
     return store.get("ddranking_sets", key, make)
 
@@ -158,11 +135,11 @@ def check_set(made: DistilledSet, data: HostData | ImageData, train_counts: Tens
             f"the set has {made.num_classes} classes and the dataset {data.name!r} {data.num_classes}; "
             "score it on the dataset it was made from"
         )
-    counts = made.labels.bincount(minlength=made.num_classes)
-    if len(set(counts.tolist())) > 1:
+    fewest, most = (int(count) for count in made.labels.bincount(minlength=made.num_classes).aminmax())
+    if fewest != most:
         raise EvaluationError(
-            f"the set has {int(counts.min())} to {int(counts.max())} images a class; the random reference has one "
-            "number, so give every class as many"
+            f"the set has {fewest} to {most} images a class; the random reference has one number, so give every class "
+            "as many"
         )
     if train_counts is not None and int(train_counts.min()) < made.ipc:
         raise EvaluationError(
@@ -171,7 +148,12 @@ def check_set(made: DistilledSet, data: HostData | ImageData, train_counts: Tens
         )
 
 
-def _write_png(image: Tensor, root: Path, label: int, index: int) -> None:
-    path = root / f"{label:05d}" / f"{index:05d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
+def _write_pngs(batches: Iterable[tuple[Tensor, Tensor]], root: Path) -> None:
+    """Write uint8 images as ``root/<class>/<number within the class>.png``."""
+    counts: Counter[int] = Counter()
+    for images, labels in batches:
+        for image, label in zip(images, labels.tolist(), strict=True):
+            path = root / f"{label:05d}" / f"{counts[label]:05d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
+            counts[label] += 1

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.splitting import drawn
 from ..errors import EvaluationError
 from ..evaluation import Protocol, SoftLabelBank, TrainingSet, make_bank, score, train_student
 from ..evaluation.inputs import Normaliser
@@ -23,18 +24,17 @@ from ..progress import bar
 from ..record import make_row
 from ..report import make_frame
 from ..report.robust_scores import score_columns
-from ..seeding import derive_seed, numpy_rng
+from ..seeding import derive_seed
 from ..store.artifacts import Store
 from .exports import check_set
-from .networks import PREFIX, host_student, stored_teacher
-from .settings import HostSettings, labelled, score_protocol, teacher_training, ways_of
+from .networks import check_host_student, stored_teacher
+from .settings import HostSettings, jobs_of, score_protocol
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..data import ImageData
     from ..distilled_set import DistilledSet
-    from ..evaluation import Teacher
 
 STORED_LOGITS = 1 << 28  # float16: half a gibibyte
 ROLES = {
@@ -58,20 +58,14 @@ def own_scores(
 ) -> pd.DataFrame:
     """Score sets with our own evaluation and return one row a set, way of weighting and repetition.
 
-    Args:
-        sets: distilled sets, by label or with the label of their provenance.
-        data: the dataset they were made from.
-        metrics: ``lrs``, ``ars`` or both; they share trainings.
-        student, teacher: registered students, also DD-Ranking's (``ddranking:ConvNet-3``); teacher None: the student's
-            architecture. Both are trained on the full data by ``settings.teacher_protocol``, the student for LRS.
-        settings: see :class:`~ddoq_plugin.hosts.HostSettings`; ``weighting`` ``sampler`` is DD-Ranking's alone.
-        seed, device, work_folder: as in ``score_with_ddranking``; the two share teachers.
+    ``sets``: by label or with the label of their provenance. ``data``: the dataset they were made from. ``metrics``:
+    ``lrs``, ``ars`` or both; they share trainings. ``student``, ``teacher``: registered students, also DD-Ranking's
+    (``ddranking:ConvNet-3``); teacher None: the student's architecture. Both are trained on the full data by
+    ``settings.teacher_protocol``, the student for LRS. ``settings``: its ``weighting`` ``sampler`` is DD-Ranking's
+    alone. ``seed``, ``device``, ``work_folder``: as in ``score_with_ddranking``; the two share teachers.
 
-    Returns:
-        The same columns as ``score_with_ddranking``, with ``val_...`` beside the learning rates ``lr_...``.
-
-    Raises:
-        EvaluationError: a set, student or protocol does not fit.
+    The columns are those of ``score_with_ddranking``, with ``val_...`` beside the learning rates ``lr_...``.
+    EvaluationError: a set, student or protocol does not fit.
     """
     unknown = [metric for metric in metrics if metric not in ROLES]
     if unknown or not metrics:
@@ -79,21 +73,15 @@ def own_scores(
     settings = settings or HostSettings()
     if settings.weighting == "sampler":
         raise EvaluationError("our own scores put weights into the loss; use weighting 'loss' or 'off'")
-    named = labelled(sets)
-    for _, made in named:
+    jobs, rows = jobs_of(sets, settings.weighting), []
+    for _, _, made, _ in jobs:
         check_set(made, data, data.class_counts("train"))
-    bench = _prepare(data, metrics, student, teacher or student, settings, seed, device, Store(work_folder))
-    jobs = [
-        (place, label, made, way, number)
-        for place, (label, made) in enumerate(named)
-        for way in ways_of(made, settings.weighting)
-        for number in range(settings.evaluations)
-    ]
-    rows = []
-    with bar(len(jobs), "own scores", show=progress) as shown:
+    bench = _Bench(data, metrics, student, teacher or student, settings, seed, device, Store(work_folder))
+    with bar(len(jobs) * settings.evaluations, "own scores", show=progress) as shown:
         for job in jobs:
-            rows.append(bench.score(*job))
-            shown.update(1)
+            for number in range(settings.evaluations):
+                rows.append(bench.score(*job, number))
+                shown.update(1)
     return make_frame(rows)
 
 
@@ -103,40 +91,44 @@ def role_protocols(protocol: Protocol) -> dict[str, Protocol]:
     ``hard``: class labels, the same crops and mirrors, no mixing, as LRS in DD-Ranking trains it (use_aug_for_hard
     False). ``plain``: soft labels of the images as they are (ARS without augmentation).
     """
-    base = protocol.model_dump()
-    hard = {"label_mode": "hard", "loss": {"name": "cross_entropy"}, "mixing": {}, "name": f"{protocol.name} hard"}
-    plain = {"augmentation": {}, "mixing": {}, "name": f"{protocol.name} plain"}
-    return {
-        "soft": protocol,
-        "hard": Protocol.model_validate(base | hard),
-        "plain": Protocol.model_validate(base | plain),
+    hard = {"label_mode": "hard", "loss": {"name": "cross_entropy"}, "mixing": {}}
+    changes = {"hard": hard, "plain": {"augmentation": {}, "mixing": {}}}
+    return {"soft": protocol} | {
+        role: Protocol.model_validate(protocol.model_dump() | change | {"name": f"{protocol.name} {role}"})
+        for role, change in changes.items()
     }
 
 
 def random_reference(data: ImageData, ipc: int, seed: int) -> TrainingSet:
     """Return ``ipc`` training images of each class, drawn without replacement, of equal weights."""
-    rows = []
-    for c in range(data.num_classes):
-        members = data.train.class_indices(c)
-        rows.append(members[torch.from_numpy(numpy_rng("random reference", seed, c).permutation(len(members))[:ipc])])
-    chosen = torch.cat(rows)
+    members = map(data.train.class_indices, range(data.num_classes))
+    chosen = torch.cat([drawn(rows, ipc, "random reference", seed, c) for c, rows in enumerate(members)])
     return TrainingSet(data.train.images(chosen), data.train.labels[chosen])
 
 
-@dataclass
 class _Bench:
-    """Everything that the sets of one call share; ``references``: (IPC, repetition, role) -> outcome."""
+    """What the sets of one call share; ``references``: (IPC, repetition, role) -> outcome."""
 
-    data: ImageData
-    metrics: tuple[str, ...]
-    student: str
-    teacher: Teacher
-    settings: HostSettings
-    protocols: dict[str, Protocol]
-    full_hard: float | None
-    seed: int
-    device: str
-    references: dict[tuple[int, int, str], dict[str, float]]
+    def __init__(
+        self,
+        data: ImageData,
+        metrics: Sequence[str],
+        student: str,
+        teacher: str,
+        settings: HostSettings,
+        seed: int,
+        device: str,
+        store: Store,
+    ) -> None:
+        protocol, full = score_protocol(settings), settings.full_data_accuracy
+        check_host_student(student, data, protocol)
+        if "lrs" in metrics and full is None:
+            full = stored_teacher(data, student, settings, device, store).test_accuracy
+        self.teacher = stored_teacher(data, teacher, settings, device, store)
+        self.teacher.check_classes(data.class_names)
+        self.data, self.metrics, self.student, self.settings = data, metrics, student, settings
+        self.protocols, self.full_hard, self.seed, self.device = role_protocols(protocol), full, seed, device
+        self.references: dict[tuple[int, int, str], dict[str, float]] = {}
 
     def score(self, place: int, label: str, made: DistilledSet, way: str, number: int) -> dict[str, Any]:
         """Return the row of one set and repetition."""
@@ -144,9 +136,8 @@ class _Bench:
         training = TrainingSet.from_set(made, self.protocols["soft"], self.data.image_size)
         if way != "loss":
             training = replace(training, weights=None)
-        outcomes = {}
-        for role in dict.fromkeys(role for metric in self.metrics for role in ROLES[metric]):
-            outcomes[role] = self._outcome(role, training, made.ipc, number)
+        wanted = dict.fromkeys(role for metric in self.metrics for role in ROLES[metric])
+        outcomes = {role: self._outcome(role, training, made.ipc, number) for role in wanted}
         roles = {role: outcome["test"] for role, outcome in outcomes.items()}
         if "lrs" in self.metrics:
             roles["full_hard"] = self.full_hard
@@ -165,14 +156,10 @@ class _Bench:
             "seed": self.seed,
             "evaluation": number,
         }
-        result = {
-            "device_train": self.device,
-            "seconds": time.perf_counter() - started,
-            **roles,
-            **score_columns(roles, self.settings.balance),
-            **{f"lr_{role}": outcome["lr"] for role, outcome in outcomes.items()},
-            **{f"val_{role}": outcome["val"] for role, outcome in outcomes.items()},
-        }
+        result = {"device_train": self.device, "seconds": time.perf_counter() - started}
+        result |= roles | score_columns(roles, self.settings.balance)
+        for kind in ("lr", "val"):
+            result |= {f"{kind}_{role}": outcome[kind] for role, outcome in outcomes.items()}
         return make_row(known, made, result)
 
     def _outcome(self, role: str, training: TrainingSet, ipc: int, number: int) -> dict[str, float]:
@@ -192,28 +179,32 @@ class _Bench:
         seed = derive_seed("own scores", self.seed, number)
         base, bank = self._labelled(training, self.protocols[kind], len(rates), seed)
         for tried in rates:
-            protocol = _at_rate(base, tried)
+            changes = {"optimizer": base.optimizer.model_copy(update={"lr": tried}), "students": {}}
+            protocol = base.model_copy(update=changes)
             result = train_student(
-                training,
-                self.student,
-                protocol,
-                self.data,
-                seed=seed,
+                training, self.student, protocol, self.data, bank=bank, seed=seed, device=self.device, split="val",
                 teacher=self.teacher if protocol.label_mode == "soft_online" else None,
-                bank=bank,
-                device=self.device,
-                split="val",
-            )
+            )  # fmt: skip
             if not best or result.top1 > best["val"]:
                 best = {"val": result.top1, "lr": tried, "model": result.model, "protocol": protocol}
-        return {"test": self._test(best["model"], best["protocol"]), "val": best["val"], "lr": best["lr"]}
+        protocol = best["protocol"]
+        tested = score(
+            best["model"],
+            self.data.test,
+            normaliser=Normaliser.named(protocol.normalisation, self.data),
+            image_size=protocol.image_size or self.data.image_size,
+            scoring=protocol.scoring,
+            running=resolve(protocol.execution, self.student, self.device),
+            device=self.device,
+        )
+        return {"test": tested.top1, "val": best["val"], "lr": best["lr"]}
 
     def _labelled(
         self, training: TrainingSet, protocol: Protocol, trainings: int, seed: int
     ) -> tuple[Protocol, SoftLabelBank | None]:
-        """Return the protocol of ``trainings`` trainings that see the same batches, with the labels of these batches.
+        """Return the protocol of trainings that see the same batches, and these batches' labels, made once in memory.
 
-        The teacher labels them once, in memory; a single training, or one of very many labels, asks it step by step.
+        A single training, or one of very many labels, has none: it asks the teacher step by step.
         """
         stored = protocol.model_copy(update={"label_mode": "soft_stored", "students": {}})
         numbers = stored.numbers(self.student, len(training), self.data.num_classes)
@@ -221,42 +212,3 @@ class _Bench:
         if not protocol.needs_teacher or trainings == 1 or logits > STORED_LOGITS:
             return protocol, None
         return stored, make_bank(training.images, self.teacher, stored, steps=numbers.steps, seed=seed)
-
-    def _test(self, model: torch.nn.Module, protocol: Protocol) -> float:
-        return score(
-            model,
-            self.data.test,
-            normaliser=Normaliser.named(protocol.normalisation, self.data),
-            image_size=protocol.image_size or self.data.image_size,
-            scoring=protocol.scoring,
-            running=resolve(protocol.execution, self.student, self.device),
-            device=self.device,
-        ).top1
-
-
-def _prepare(
-    data: ImageData,
-    metrics: Sequence[str],
-    student: str,
-    teacher: str,
-    settings: HostSettings,
-    seed: int,
-    device: str,
-    store: Store,
-) -> _Bench:
-    protocol = score_protocol(settings)
-    train, first = teacher_training(settings, protocol), settings.teacher_seed
-    if student.startswith(PREFIX):
-        host_student(student, data.num_classes, protocol.image_size or data.image_size)
-    full = settings.full_data_accuracy
-    if "lrs" in metrics and full is None:
-        full = stored_teacher(data, student, train, seed=first, device=device, store=store).test_accuracy
-    labels = stored_teacher(data, teacher, train, seed=first, device=device, store=store)
-    labels.check_classes(data.class_names)
-    protocols = role_protocols(protocol)
-    return _Bench(data, tuple(metrics), student, labels, settings, protocols, full, seed, device, {})
-
-
-def _at_rate(protocol: Protocol, rate: float) -> Protocol:
-    optimizer = protocol.optimizer.model_copy(update={"lr": rate})
-    return protocol.model_copy(update={"optimizer": optimizer, "students": {}})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader, StackDataset, WeightedRandomSampler
 
 from ..errors import EvaluationError
 from .exports import HostData
@@ -57,16 +57,11 @@ def patched_host(
     epoch_done: Callable[[], None],
     log: Path,
 ) -> Iterator[None]:
-    """Run DD-Ranking's evaluators in here.
+    """Run DD-Ranking's evaluators in here, with ``data`` as their dataset; what they print is appended to ``log``.
 
-    Args:
-        data: what ``get_dataset`` is to return.
-        settings: for the way weights enter.
-        full_data: model name -> full-data accuracy in percent.
-        new_evaluation: called where an evaluator begins a repetition.
-        weights_of: the weights float [n] of the images of a folder, in the order of their file names; None: equal.
-        epoch_done: called after every epoch of every training.
-        log: what the host prints is appended here.
+    ``full_data``: model name -> full-data accuracy in percent. ``new_evaluation`` is called where an evaluator begins a
+    repetition, ``epoch_done`` after every epoch of every training. ``weights_of`` returns the weights float [n] of the
+    images of a folder, in the order of their file names (None: equal).
     """
     from ddranking.metrics import aug_robust, soft_label
     from ddranking.utils import train_and_eval
@@ -92,15 +87,26 @@ def patched_host(
         train = _weighted_training(soft_label.train_one_epoch, settings.weighting, weights_of)
         replace(scores, "train_one_epoch", train)
         # utils/train_and_eval.py:203 and :240 ask for the top five of fewer classes.
-        replace((train_and_eval,), "accuracy", _capped_accuracy(train_and_eval.accuracy))
+        top = train_and_eval.accuracy
+        replace(
+            (train_and_eval,),
+            "accuracy",
+            lambda output, target, topk=(1,): top(output, target, tuple(min(k, output.shape[1]) for k in topk)),
+        )
         # soft_label.py:361, aug_robust.py:289 and :344: a bar for each of dozens of trainings.
         replace(scores, "tqdm", lambda epochs, **_: _counted(epochs, epoch_done))
         # utils/train_and_eval.py:15-18 knows two full-data accuracies, and soft_label.py:538 raises without one. The
         # dictionary is shared by all modules, so it is filled in place.
-        stack.enter_context(_filled(train_and_eval.REAL_DATA_ACC_CACHE, data.name, full_data))
+        cache = train_and_eval.REAL_DATA_ACC_CACHE
+        stack.callback(cache.update, dict(cache))
+        stack.callback(cache.clear)  # before that update: the last callback is the first to be called
+        cache.update({f"{data.name}-{model}": value for model, value in full_data.items()})
         # The host draws from the global generators and prints two lines an epoch (utils/meter.py:154).
-        stack.enter_context(_kept_random_state())
-        stack.enter_context(_deterministic_cudnn())
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.callback(random.setstate, random.getstate())
+        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        replace((torch.backends.cudnn,), "deterministic", True)
+        replace((torch.backends.cudnn,), "benchmark", False)
         stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(log, "a", encoding="utf-8"))))
         yield
 
@@ -157,30 +163,16 @@ class _WeightedBatches:
 
     def __init__(self, loader: DataLoader, weights: Tensor) -> None:
         self.dataset, self.weights, self.batch_weights = loader.dataset, weights, weights[:0]
-        self._loader = DataLoader(
-            _Numbered(loader.dataset), loader.batch_size, sampler=loader.sampler, num_workers=loader.num_workers
-        )
+        numbered = StackDataset(loader.dataset, range(len(loader.dataset)))
+        self._loader = DataLoader(numbered, loader.batch_size, sampler=loader.sampler, num_workers=loader.num_workers)
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels, rows in self._loader:
+        for (images, labels), rows in self._loader:
             self.batch_weights = self.weights[rows]
             yield images, labels
-
-
-class _Numbered(torch.utils.data.Dataset):
-    """A dataset whose items end in their row."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, row: int) -> tuple[Any, ...]:
-        return *self.dataset[row], row
 
 
 class _WeightedLoss(nn.Module):
@@ -199,43 +191,3 @@ def _counted(epochs: Iterable[int], epoch_done: Callable[[], None]) -> Iterator[
     for epoch in epochs:
         yield epoch
         epoch_done()
-
-
-def _capped_accuracy(original: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
-    def accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (1,)) -> list[Tensor]:
-        return original(output, target, tuple(min(k, output.shape[1]) for k in topk))
-
-    return accuracy
-
-
-@contextlib.contextmanager
-def _filled(cache: dict[str, float], dataset: str, accuracies: Mapping[str, float]) -> Iterator[None]:
-    before = dict(cache)
-    cache.update({f"{dataset}-{model}": value for model, value in accuracies.items()})
-    try:
-        yield
-    finally:
-        cache.clear()
-        cache.update(before)
-
-
-@contextlib.contextmanager
-def _kept_random_state() -> Iterator[None]:
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
-
-
-@contextlib.contextmanager
-def _deterministic_cudnn() -> Iterator[None]:
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before

@@ -20,21 +20,17 @@ HOST_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # ddranking 0.2.0, metrics/soft_la
 
 
 class HostSettings(BaseModel):
-    """What a score needs beside its students' protocol. The defaults are those of DD-Ranking's leaderboard.
+    """What a score needs. The defaults are those of DD-Ranking's leaderboard.
 
-    protocol: name, file or keys as in a sweep's YAML; its ``soft_online`` training is the one with soft labels and
-        augmentation, and the others are derived from it.
-    teacher_protocol, teacher_seed: how teachers and the full-data student are trained.
-    learning_rates: those that are searched; DD-Ranking takes the best on test, our own evaluation on validation.
-    set_learning_rate: the distilled set's own, for its soft-label trainings, instead of the search.
-    evaluations: repetitions, each with its own seeds and random images.
-    test_every: epochs between DD-Ranking's tests, of which it reports the best.
-    balance: w of LRS, g of ARS.
-    weighting: how the weights of a weighted set enter, ``loss`` (each image's loss is multiplied), ``sampler`` (images
-        are drawn in proportion, with replacement) or ``off``.
-    teacher_folder: your own teachers, ``<folder>/<dataset>/<model>/ckpt_best.pt``.
-    full_data_accuracy: of the student, in percent, where it is known.
-    workers: processes of DD-Ranking's data loaders.
+    ``protocol`` is a name, file or keys as in a sweep's YAML. Its ``soft_online`` training is the one with soft labels
+    and augmentation; the others are derived from it. ``teacher_protocol`` and ``teacher_seed`` train teachers and the
+    full-data student. ``learning_rates`` are searched: DD-Ranking takes the best on test, our own evaluation on
+    validation. ``set_learning_rate`` replaces the search in the distilled set's soft-label trainings. ``evaluations``
+    are repetitions, each with its own seeds and random images. ``test_every``: epochs between DD-Ranking's tests, of
+    which it reports the best. ``balance``: w of LRS, g of ARS. ``weighting`` says how weights of a set enter: ``loss``
+    (each image's loss is multiplied), ``sampler`` (images are drawn in proportion, with replacement) or ``off``.
+    ``teacher_folder``: your own teachers, ``<folder>/<dataset>/<model>/ckpt_best.pt``. ``full_data_accuracy``: of the
+    student, in percent, where it is known. ``workers``: processes of DD-Ranking's data loaders.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -83,21 +79,43 @@ def training_arguments(protocol: Protocol, ipc: int, *, metric: str) -> dict[str
 
     Raises EvaluationError where its evaluators have no words for a setting.
     """
+
+    def unsaid(what: str, mend: str) -> EvaluationError:
+        message = f"protocol {protocol.name!r} {what}, which DD-Ranking's evaluators cannot do; use {mend}"
+        return EvaluationError(message)
+
+    optimizer, schedule, mixing, loss = protocol.optimizer, protocol.schedule, protocol.mixing, protocol.loss
     if protocol.epochs is None:
-        raise _unsaid(protocol, "counts in steps", "epochs")
+        raise unsaid("counts in steps", "epochs")
     if protocol.accumulation > 1 or protocol.double_batch_from_classes is not None:
-        raise _unsaid(protocol, "accumulates or doubles batches", "one batch size")
+        raise unsaid("accumulates or doubles batches", "one batch size")
+    if not optimizer.decay_biases_and_norms and optimizer.weight_decay:
+        raise unsaid("exempts biases and norms from weight decay", "weight decay on every parameter")
+    if schedule.granularity != "epoch" or schedule.warmup:
+        raise unsaid("changes the rate within an epoch", "granularity: epoch and no warmup")
+    epochs, step_size = by_ipc(protocol.epochs, ipc), None
+    if schedule.name == "cosine" and schedule.horizon in (1, 2):
+        scheduler = "cosine" if schedule.horizon == 2 else "cosineannealing"
+    # metrics/aug_robust.py:286 and :341 pass no step_size on
+    elif schedule.name == "step" and len(schedule.milestones) == 1 and schedule.factor == 0.1 and metric == "lrs":
+        scheduler, step_size = "step", max(1, round(schedule.milestones[0] * epochs))
+    else:
+        raise unsaid(f"has the schedule {schedule.name!r}", "cosine of horizon 1 or 2, or (LRS) one step by 0.1")
+    if mixing.name != "none" and mixing.probability < 1:
+        raise unsaid("mixes some batches only", "probability 1")
+    key = {"cutmix": "beta", "mixup": "lambda"}.get(mixing.name)
     return {
-        "num_epochs": by_ipc(protocol.epochs, ipc),
+        "num_epochs": epochs,
         "soft_label_mode": "M",
         "soft_label_criterion": "kl",
-        "loss_fn_kwargs": {
-            "temperature": protocol.loss.temperature,
-            "scale_loss": protocol.loss.scale_by_temperature_squared,
-        },
-        **_optimiser(protocol),
-        **_schedule(protocol, ipc, metric),
-        **_mixing(protocol),
+        "loss_fn_kwargs": {"temperature": loss.temperature, "scale_loss": loss.scale_by_temperature_squared},
+        "optimizer": optimizer.name,
+        "weight_decay": optimizer.weight_decay,
+        "momentum": optimizer.momentum if optimizer.name == "sgd" else optimizer.betas,
+        "lr_scheduler": scheduler,
+        "step_size": step_size,
+        "data_aug_func": mixing.name,
+        "aug_params": {key: mixing.alpha} if key else {},
         "use_zca": False,
     }
 
@@ -126,50 +144,20 @@ def teacher_training(settings: HostSettings, protocol: Protocol) -> Protocol:
     return teacher.model_copy(update={"normalisation": protocol.normalisation, "image_size": protocol.image_size})
 
 
-def ways_of(made: DistilledSet, weighting: str) -> list[str]:
-    """Return the ways a set is scored: a weighted one without its weights and, unless ``off``, with them."""
-    if not is_weighted(made):
-        return ["equal"]
-    return ["ignored"] if weighting == "off" else ["ignored", weighting]
+def jobs_of(
+    sets: Mapping[str, DistilledSet] | Sequence[DistilledSet], weighting: str
+) -> list[tuple[int, str, DistilledSet, str]]:
+    """Return (place, label, set, way) of everything that is scored; labels are given or those of the provenance.
 
-
-def labelled(sets: Mapping[str, DistilledSet] | Sequence[DistilledSet]) -> list[tuple[str, DistilledSet]]:
-    """Return sets with their labels: those given, or those of their provenance."""
+    A weighted set is scored without its weights (``ignored``) and, unless ``weighting`` is ``off``, with them.
+    """
     if isinstance(sets, Mapping):
-        return list(sets.items())
-    return [(str(made.provenance.get("label") or f"set {number}"), made) for number, made in enumerate(sets)]
-
-
-def _optimiser(protocol: Protocol) -> dict[str, Any]:
-    settings = protocol.optimizer
-    if not settings.decay_biases_and_norms and settings.weight_decay:
-        raise _unsaid(protocol, "exempts biases and norms from weight decay", "weight decay on every parameter")
-    momentum = settings.momentum if settings.name == "sgd" else settings.betas
-    return {"optimizer": settings.name, "weight_decay": settings.weight_decay, "momentum": momentum}
-
-
-def _schedule(protocol: Protocol, ipc: int, metric: str) -> dict[str, Any]:
-    schedule = protocol.schedule
-    if schedule.granularity != "epoch" or schedule.warmup:
-        raise _unsaid(protocol, "changes the rate within an epoch", "granularity: epoch and no warmup")
-    if schedule.name == "cosine" and schedule.horizon in (1, 2):
-        return {"lr_scheduler": "cosine" if schedule.horizon == 2 else "cosineannealing", "step_size": None}
-    # metrics/aug_robust.py:286 and :341 pass no step_size on
-    if schedule.name == "step" and len(schedule.milestones) == 1 and schedule.factor == 0.1 and metric == "lrs":
-        return {
-            "lr_scheduler": "step",
-            "step_size": max(1, round(schedule.milestones[0] * by_ipc(protocol.epochs, ipc))),
-        }
-    raise _unsaid(protocol, f"has the schedule {schedule.name!r}", "cosine of horizon 1 or 2, or (LRS) one step by 0.1")
-
-
-def _mixing(protocol: Protocol) -> dict[str, Any]:
-    mixing = protocol.mixing
-    if mixing.name != "none" and mixing.probability < 1:
-        raise _unsaid(protocol, "mixes some batches only", "probability 1")
-    key = {"cutmix": "beta", "mixup": "lambda"}.get(mixing.name)
-    return {"data_aug_func": mixing.name, "aug_params": {key: mixing.alpha} if key else {}}
-
-
-def _unsaid(protocol: Protocol, what: str, mend: str) -> EvaluationError:
-    return EvaluationError(f"protocol {protocol.name!r} {what}, which DD-Ranking's evaluators cannot do; use {mend}")
+        named = list(sets.items())
+    else:
+        named = [(str(made.provenance.get("label") or f"set {number}"), made) for number, made in enumerate(sets)]
+    weighted = ["ignored"] if weighting == "off" else ["ignored", weighting]
+    return [
+        (place, label, made, way)
+        for place, (label, made) in enumerate(named)
+        for way in (weighted if is_weighted(made) else ["equal"])
+    ]
