@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from ..registry import DISTILLERS
-from .rows import RowKey, distilled_rows, lines_of, row_key, students_of, values_by_seed
+from .rows import RowKey, Values, distilled_rows, lines_of, row_key, students_of, values_by_seed
 from .statistics import PairedTest, holm, paired_t_test
 
 SIGNS = "†‡§¶"  # of the references in a table, in the order of their names
@@ -18,10 +18,10 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """A line against a reference line, for one student, over the seeds that both have.
+    """A line against a line of the reference ``method`` with its ``sign``, for one student, over the seeds of both.
 
     ``test_id`` is the same for comparisons of the very same sets, which are one test. ``p_holm`` is adjusted over all
-    tests made together; NaN where there is no test. ``sign`` is the reference's.
+    tests made together; NaN where there is no test.
     """
 
     line: RowKey
@@ -34,14 +34,9 @@ class Comparison:
     p_holm: float = math.nan
 
     @property
-    def significant(self) -> bool:
-        """Whether the difference is significant at 5 % after the correction."""
-        return self.p_holm < ALPHA  # False for NaN
-
-    @property
     def mark(self) -> str:
-        """The sign for a table: the reference's where a test says that it differs."""
-        return self.sign if self.significant else ""
+        """The sign for a table: the reference's where it differs at 5 % after the correction."""
+        return self.sign if self.p_holm < ALPHA else ""  # none for NaN
 
 
 def compare_with_references(frame: pd.DataFrame, metric: str = "top1") -> list[Comparison]:
@@ -52,27 +47,22 @@ def compare_with_references(frame: pd.DataFrame, metric: str = "top1") -> list[C
     over all tests together.
     """
     values = values_by_seed(distilled_rows(frame), metric)
-    same, methods, references = identical_lines(frame), methods_of(frame), references_of(frame)
-    made = []
+    same, references, made = identical_lines(frame), references_of(frame), []
+    methods = {row_key(row): str(row["method"]) for row in frame.to_dict("records")}
     for line in [line for line in lines_of(distilled_rows(frame)) if any(key == line for key, _ in values)]:
         for method, sign in references.items():
             reference = reference_line(frame, method, line)
             if reference is None or not comparable(methods[line], method, references):
                 continue
-            if same.get(line, line) == same.get(reference, reference):
-                continue
-            for student in students_of(frame):
-                pair = values.get((line, student), {}), values.get((reference, student), {})
-                test_id = (same.get(line, line), same.get(reference, reference), student)
-                made.append(Comparison(line, reference, method, sign, student, paired_test(*pair), test_id))
+            sets = same.get(line, line), same.get(reference, reference)
+            for student in students_of(frame) if sets[0] != sets[1] else ():
+                ours, theirs = values.get((line, student), {}), values.get((reference, student), {})
+                seeds = sorted(ours.keys() & theirs.keys())
+                test = paired_t_test([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+                made.append(Comparison(line, reference, method, sign, student, test, (*sets, student)))
     tests = {one.test_id: one.test.p for one in made}
     adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
     return [replace(one, p_holm=adjusted[one.test_id]) for one in made]
-
-
-def number_of_tests(comparisons: Sequence[Comparison]) -> int:
-    """Return how many tests there are among ``comparisons``, those of the very same sets counted once."""
-    return len({one.test_id for one in comparisons if not math.isnan(one.test.p)})
 
 
 def references_of(frame: pd.DataFrame) -> dict[str, str]:
@@ -92,55 +82,32 @@ def comparable(method: str, reference: str, references: Iterable[str]) -> bool:
     return method not in order or order.index(method) < order.index(reference)
 
 
-def methods_of(frame: pd.DataFrame) -> dict[RowKey, str]:
-    """Return the method of each line."""
-    return {row_key(row): str(row["method"]) for row in frame.to_dict("records")}
-
-
-def paired_test(a: dict[int, float], b: dict[int, float]) -> PairedTest:
-    """Test values by seed against each other over the seeds that both have."""
-    seeds = sorted(a.keys() & b.keys())
-    return paired_t_test([a[seed] for seed in seeds], [b[seed] for seed in seeds])
-
-
 def reference_line(frame: pd.DataFrame, method: str, line: RowKey) -> RowKey | None:
     """Return the line of ``method`` that ``line`` is compared with, or None.
 
     Where a sweep varies the settings of the method, its line with the shortest label is taken: the plain one.
     """
-    candidates = [
-        key
-        for key in {row_key(row) for row in frame[frame["method"] == method].to_dict("records")}
-        if key.ipc == line.ipc and key.clusters in (None, line.clusters, line.ipc)
-    ]
+    keys = {row_key(row) for row in frame[frame["method"] == method].to_dict("records")}
+    candidates = [key for key in keys if key.ipc == line.ipc and key.clusters in (None, line.clusters, line.ipc)]
     return min(candidates, key=lambda key: (key.clusters != line.clusters, len(key.label), key.label), default=None)
 
 
 def identical_lines(frame: pd.DataFrame) -> dict[RowKey, RowKey]:
     """Return {line: the first line that has the very same sets for every seed} for lines that are not the first."""
-    hashes: dict[RowKey, set[tuple[int, str]]] = {}
-    for row in distilled_rows(frame).to_dict("records"):
-        if not pd.isna(row["set_hash"]):
-            hashes.setdefault(row_key(row), set()).add((int(row["seed"]), str(row["set_hash"])))
     first: dict[tuple, RowKey] = {}
-    found = {}
-    for line in hashes:
-        earlier = first.setdefault((line.ipc, frozenset(hashes[line])), line)
-        if earlier != line:
-            found[line] = earlier
-    return found
+    earlier = {
+        line: first.setdefault((line.ipc, frozenset(by_seed)), line)
+        for line, by_seed in _hashes(frame, "set_hash").items()
+    }
+    return {line: other for line, other in earlier.items() if other != line}
 
 
 def weighting_pairs(frame: pd.DataFrame) -> list[tuple[RowKey, RowKey]]:
     """Return (weighted line, line of equal weights) wherever both are the same images for every seed, with the same K,
     and only the weights differ."""
-    images: dict[RowKey, set[tuple[int, str]]] = {}
-    weighted: set[RowKey] = set()
-    for row in distilled_rows(frame).to_dict("records"):
-        if not (pd.isna(row["image_hash"]) or pd.isna(row["weighted"])):
-            images.setdefault(row_key(row), set()).add((int(row["seed"]), str(row["image_hash"])))
-            weighted |= {row_key(row)} if row["weighted"] else set()
-    same = identical_lines(frame)
+    known = frame[frame["weighted"].notna()]
+    images, same = _hashes(known, "image_hash"), identical_lines(frame)
+    weighted = {row_key(row) for row in known[known["image_hash"].notna() & known["weighted"]].to_dict("records")}
     return [
         (line, other)
         for line in images
@@ -150,9 +117,15 @@ def weighting_pairs(frame: pd.DataFrame) -> list[tuple[RowKey, RowKey]]:
     ]  # fmt: skip
 
 
-def mean_over_students(
-    values: dict[tuple[RowKey, str], dict[int, float]], line: RowKey, students: Sequence[str]
-) -> dict:
+def _hashes(frame: pd.DataFrame, column: str) -> dict[RowKey, set[tuple[int, str]]]:
+    """Return {line: {(seed, hash)}} of distilled sets, in the order of the rows; rows without a hash count not."""
+    found: dict[RowKey, set[tuple[int, str]]] = {}
+    for row in distilled_rows(frame).dropna(subset=column).to_dict("records"):
+        found.setdefault(row_key(row), set()).add((int(row["seed"]), str(row[column])))
+    return found
+
+
+def mean_over_students(values: Values, line: RowKey, students: Sequence[str]) -> dict[int, float]:
     """Return {seed: mean over students} for the seeds that every student has."""
     of_line = [values.get((line, student), {}) for student in students]
     seeds = set.intersection(*map(set, of_line)) if of_line else set()

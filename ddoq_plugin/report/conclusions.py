@@ -5,119 +5,81 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import pandas as pd
 
+from ..record import FULL_DATA
 from .comparisons import ALPHA, comparable, mean_over_students, reference_line, references_of, weighting_pairs
 from .diagnostics import CONVERGED_WITHIN, convergence_table
-from .rows import FULL_DATA, RowKey, distilled_rows, lines_of, row_key, students_of, trained_rows, values_by_seed
+from .rows import RowKey, Values, distilled_rows, lines_of, row_key, students_of, trained_rows, values_by_seed
 from .statistics import PairedTest, detectable_difference, holm, paired_t_test
-from .tables import points
+from .tables import points, usual_spread
 
 LONGEST_REASON = 160  # characters of an error message that a sentence quotes
 
-Values = dict[tuple[RowKey, str], dict[int, float]]
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """One method against another over all cells that both have, tested over the seeds' mean differences."""
-
-    subject: str
-    other: str
-    relation: str
-    pairs: int
-    test: PairedTest
+Pooled = tuple[str, int, PairedTest]  # what is compared, over how many pairs, and the test over seeds
 
 
 def findings(frame: pd.DataFrame, metric: str = "top1") -> list[str]:
     """Return sentences on what result rows show: weights alone, against the references, ceiling, failures.
 
-    A comparison of two methods takes all (IPC, clusters, student, seed) that both have, averages the differences of
-    each seed, and tests these averages against 0 (paired t test over seeds, Holm's correction over the sentences).
-
-    Args:
-        frame: result rows of one dataset, prior, teacher and protocol.
-        metric: the accuracy to speak of.
+    The rows are of one dataset, prior, teacher and protocol; ``metric`` is the accuracy to speak of. A comparison of
+    two methods takes all (IPC, clusters, student, seed) that both have, averages the differences of each seed, and
+    tests these averages against 0 (paired t test over seeds, Holm's correction over the sentences).
     """
     frame = trained_rows(frame)
-    values = values_by_seed(frame, metric)
-    said = _best_per_ipc(frame, values)
-    pooled = _weights_alone(frame, values)
-    for method in references_of(frame):
-        pooled += _against(frame, values, method)
-    adjusted = holm([one.test.p for one in pooled])
-    said += [_sentence(one, p, len(pooled)) for one, p in zip(pooled, adjusted, strict=True)]
-    said += _limits(pooled)
-    said += _convergence(frame)
-    said += _failures(frame)
-    return said
+    values, references = values_by_seed(frame, metric), references_of(frame)
+    pooled = _pooled(weighting_pairs(frame), "same images, only the weights differ", values)
+    lines = distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters"]).to_dict("records")
+    for method in references:
+        compared = [row_key(row) for row in lines if comparable(row["method"], method, references)]
+        pairs = [(line, reference_line(frame, method, line)) for line in compared]
+        pooled += _pooled([pair for pair in pairs if pair[1] is not None], "same seeds and students", values)
+    adjusted = holm([test.p for _, _, test in pooled])
+    said = [_sentence(*one, p_holm, len(pooled)) for one, p_holm in zip(pooled, adjusted, strict=True)]
+    limits = _limits([test for _, _, test in pooled if not math.isnan(test.p)])
+    return [*_best_per_ipc(frame, values), *said, *limits, *_convergence(frame), *_failures(frame)]
 
 
 def _best_per_ipc(frame: pd.DataFrame, values: Values) -> list[str]:
     students = students_of(frame)
-    lines = lines_of(frame[frame["method"] == FULL_DATA])
-    full = [mean_over_students(values, line, students) for line in lines]
+    full = [mean_over_students(values, line, students) for line in lines_of(frame[frame["method"] == FULL_DATA])]
     ceiling = f"; full data: {_spread(full[0].values())}" if full and full[0] else ""
     said = []
     lines = lines_of(distilled_rows(frame))
     for ipc in sorted({line.ipc for line in lines if line.ipc is not None}):
         means = {line: mean_over_students(values, line, students) for line in lines if line.ipc == ipc}
-        means = {line: by_seed for line, by_seed in means.items() if by_seed}
-        if len(means) < 2:
-            continue
-        order = sorted(means, key=lambda line: -statistics.fmean(means[line].values()))
-        high, low = order[0], order[-1]
-        said.append(
-            f"IPC {ipc}, mean over {len(students)} students: highest {_short(high)} {_spread(means[high].values())}, "
-            f"lowest {_short(low)} {_spread(means[low].values())}{ceiling}."
-        )
+        known = [line for line in means if means[line]]
+        order = sorted(known, key=lambda line: -statistics.fmean(means[line].values()))
+        if len(order) > 1:
+            high, low = (f"{_short(line)} {_spread(means[line].values())}" for line in (order[0], order[-1]))
+            said.append(f"IPC {ipc}, mean over {len(students)} students: highest {high}, lowest {low}{ceiling}.")
     return said
 
 
-def _weights_alone(frame: pd.DataFrame, values: Values) -> list[Pooled]:
-    """Compare weightings of the very same images, one sentence for each pair of labels."""
-    return _by_label(weighting_pairs(frame), "same images, only the weights differ", values)
-
-
-def _against(frame: pd.DataFrame, values: Values, method: str) -> list[Pooled]:
-    """Compare every label with the reference ``method``, IPC by IPC and K by K."""
-    pairs, references = [], references_of(frame)
-    for row in distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters"]).to_dict("records"):
-        reference = reference_line(frame, method, row_key(row))
-        if reference is not None and comparable(row["method"], method, references):
-            pairs.append((row_key(row), reference))
-    return _by_label(pairs, "same seeds and students", values)
-
-
-def _by_label(pairs: Iterable[tuple[RowKey, RowKey]], relation: str, values: Values) -> list[Pooled]:
-    grouped: dict[tuple[str, str], list[tuple[RowKey, RowKey]]] = {}
-    for line, other in pairs:
-        grouped.setdefault((line.label, other.label), []).append((line, other))
-    return [_pool(*labels, relation, found, values) for labels, found in sorted(grouped.items())]
-
-
-def _pool(subject: str, other: str, relation: str, pairs: Iterable[tuple[RowKey, RowKey]], values: Values) -> Pooled:
-    differences: dict[int, list[float]] = {}
+def _pooled(pairs: Iterable[tuple[RowKey, RowKey]], relation: str, values: Values) -> list[Pooled]:
+    """Test every pair of labels over the mean difference of each seed in all cells that both have."""
+    differences: dict[tuple[str, str], dict[int, list[float]]] = {}
     for line, reference in pairs:
+        by_seed = differences.setdefault((line.label, reference.label), {})
         for student in {student for _, student in values}:
             ours, theirs = values.get((line, student), {}), values.get((reference, student), {})
             for seed in ours.keys() & theirs.keys():
-                differences.setdefault(seed, []).append(ours[seed] - theirs[seed])
-    means = [statistics.fmean(differences[seed]) for seed in sorted(differences)]
-    count = sum(map(len, differences.values()))
-    return Pooled(subject, other, relation, count, paired_t_test(means, [0.0] * len(means)))
+                by_seed.setdefault(seed, []).append(ours[seed] - theirs[seed])
+    pooled = []
+    for (subject, other), by_seed in sorted(differences.items()):
+        means = [statistics.fmean(by_seed[seed]) for seed in sorted(by_seed)]
+        test = paired_t_test(means, [0.0] * len(means))
+        pooled.append((f"{subject} against {other} ({relation})", sum(map(len, by_seed.values())), test))
+    return pooled
 
 
-def _sentence(one: Pooled, p_holm: float, count: int) -> str:
-    test = one.test
-    what = f"{one.subject} against {one.other} ({one.relation})"
+def _sentence(what: str, pairs: int, test: PairedTest, p_holm: float, count: int) -> str:
     if test.n == 0:
         return f"{what}: no pair of finished rows, nothing to compare."
     spread = "" if math.isnan(test.std) else f" ± {test.std:.1f}"
     seeds = f"{test.n} seed" + ("s" if test.n > 1 else "")
-    figures = f"{test.mean:+.1f}{spread} points, mean over {one.pairs} pairs, spread over {seeds}"
+    figures = f"{test.mean:+.1f}{spread} points, mean over {pairs} pairs, spread over {seeds}"
     if test.n < 2:
         return f"{what}: {figures}; one seed supports no statement."
     if test.no_variance:
@@ -127,12 +89,10 @@ def _sentence(one: Pooled, p_holm: float, count: int) -> str:
     return f"{what}: {figures}; {verdict if p_holm < ALPHA else 'not distinguishable'} ({known})."
 
 
-def _limits(pooled: list[Pooled]) -> list[str]:
-    tests = [one.test for one in pooled if not math.isnan(one.test.p)]
+def _limits(tests: list[PairedTest]) -> list[str]:
     if not tests:
         return []
-    n = statistics.mode(test.n for test in tests)
-    spread = statistics.median(test.std for test in tests if test.n == n)
+    n, spread = usual_spread(tests)
     return [
         f"Not supported: statements on differences under about {points(detectable_difference(n, spread))} points "
         f"between methods as a whole ({n} seeds, 80 % power, before correction), or on other data, priors, teachers "
@@ -159,12 +119,9 @@ def _failures(frame: pd.DataFrame) -> list[str]:
     if not len(failed):
         return []
     reasons = failed["error"].fillna("no reason given").value_counts()
-    return [f"{len(failed)} of {len(frame)} rows failed; most often: {_one_line(str(reasons.index[0]))}"]
-
-
-def _one_line(text: str) -> str:
-    line = text.strip().partition("\n")[0]
-    return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."
+    reason = str(reasons.index[0]).strip().partition("\n")[0]
+    reason = reason if len(reason) <= LONGEST_REASON else reason[: LONGEST_REASON - 3] + "..."
+    return [f"{len(failed)} of {len(frame)} rows failed; most often: {reason}"]
 
 
 def _short(line: RowKey) -> str:

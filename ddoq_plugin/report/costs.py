@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 
 from ..record import cost_kinds
-from .diagnostics import by_line, keys_of, mean_of, table_of
+from .diagnostics import KEYS, by_line, keys_of, mean_of, table_of
 from .rows import FULL_DATA_TWICE, trained_rows
 
 NOT_MAKING = ("distill", "own", "label", "train")  # every other kind of cost is of an artifact that a set is made of
-RATES = {"latents": "encoded images/s", "images": "generated images/s", "label": "labelled images/s",
-         "train": "trained images/s"}  # fmt: skip
+RATES = {"latents": "encoded", "images": "generated", "label": "labelled", "train": "trained"}
 ENDS = ("peak memory, MB", "device")
 
 
@@ -22,17 +21,23 @@ def cost_table(frame: pd.DataFrame, meta: Mapping[str, Any] | None = None) -> pd
 
     Means over seeds (training: over students, too). Columns: seconds of each kind of artifact that a set is made of
     (``latents``, ``codebooks``, ``images``, ...), ``rest`` (what else making the set took), ``labels`` (the teacher's),
-    ``training``, and ``total``;
-    images per second of the stages; the largest peak memory of any stage in MB, and the device. Columns that no row
-    has are left out: rows of older runs have fewer. ``meta`` (of a run) may know what prior and teacher cost: a
-    footnote says it.
+    ``training``, and ``total``; images per second of the stages; the largest peak memory of any stage in MB, and the
+    device. Columns that no row has are left out. ``meta`` (of a run) may know what prior and teacher cost: a footnote
+    says it.
     """
     frame = _finished(frame)
-    grouped, kinds = by_line(frame), [kind for kind in cost_kinds(frame.columns) if kind not in NOT_MAKING]
-    rows = [{**keys_of(line), **_costs(part, kinds)} for line, part in grouped.items()]
-    seconds = [*(f"{kind}, s" for kind in kinds), "rest, s", "labels, s", "training, s", "total, s"]
-    table = table_of(rows, ["method", "IPC", "K", *seconds, *RATES.values(), *ENDS])
-    table = table.drop(columns=[name for name in (*seconds, *RATES.values(), *ENDS) if table[name].isna().all()])
+    kinds = [kind for kind in cost_kinds(frame.columns) if kind not in NOT_MAKING]
+    rows = []
+    for line, part in by_line(frame).items():
+        sets = part.drop_duplicates("seed")  # every student's row repeats what its set cost
+        seconds = [mean_of(sets, f"seconds_{kind}") for kind in (*kinds, "own", "label")]
+        seconds.append(mean_of(part, "seconds_train"))
+        rates = [mean_of(part, f"images_per_second_{kind}") for kind in RATES]
+        total = sum(value or 0 for value in seconds)
+        rows.append((*keys_of(line), *seconds, total, *rates, *_peak_and_devices(part, [*kinds, *NOT_MAKING])))
+    measured = [f"{kind}, s" for kind in (*kinds, "rest", "labels", "training", "total")]
+    measured += [*(f"{done} images/s" for done in RATES.values()), *ENDS]
+    table = _drop_unknown(table_of(rows, [*KEYS, *measured]), measured)
     table.attrs["heading"] = (
         "Wall-clock seconds of one set and of one student trained on it, mean over seeds (training: and over "
         "students), on the machine of the run, shared with its other tasks. Peak memory: the largest of any stage's "
@@ -53,21 +58,12 @@ def training_cost_table(frame: pd.DataFrame) -> pd.DataFrame:
     Columns: seconds, training images per second, the largest peak memory in MB, the device, the number of trainings.
     """
     frame = _finished(frame)
-    rows = [
-        {
-            "student": student,
-            "IPC": ipc,
-            "training, s": mean_of(part, "seconds_train"),
-            "images/s": mean_of(part, "images_per_second_train"),
-            "peak memory, MB": _peak(part, ["train"]),
-            "device": _devices(part, ["train"]),
-            "trainings": len(part),
-        }
-        for (student, ipc), part in frame.groupby(["student", "ipc"], dropna=False)
-    ]
-    columns = ["student", "IPC", "training, s", "images/s", "peak memory, MB", "device", "trainings"]
-    table = table_of(rows, columns)
-    table = table.drop(columns=[name for name in columns[2:6] if table[name].isna().all()])
+    rows = []
+    for (student, ipc), part in frame.groupby(["student", "ipc"], dropna=False):
+        means = [mean_of(part, name) for name in ("seconds_train", "images_per_second_train")]
+        rows.append((student, ipc, *means, *_peak_and_devices(part, ["train"]), len(part)))
+    measured = ["training, s", "images/s", *ENDS]
+    table = _drop_unknown(table_of(rows, ["student", "IPC", *measured, "trainings"]), measured)
     table.attrs["heading"] = "One training of each student, mean over sets and seeds; a line without IPC is full data."
     return table
 
@@ -77,28 +73,14 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[(frame["status"] == "done") & (frame["method"] != FULL_DATA_TWICE)]
 
 
-def _costs(part: pd.DataFrame, kinds: Sequence[str]) -> dict[str, Any]:
-    sets = part.drop_duplicates("seed")  # every student's row repeats what its set cost
-    seconds = {f"{kind}, s": mean_of(sets, f"seconds_{kind}") for kind in kinds}
-    seconds |= {"rest, s": mean_of(sets, "seconds_own"), "labels, s": mean_of(sets, "seconds_label")}
-    seconds["training, s"] = mean_of(part, "seconds_train")
-    stages = (*kinds, *NOT_MAKING)
-    return {
-        **seconds,
-        "total, s": sum(value or 0 for value in seconds.values()),
-        **{title: mean_of(part, f"images_per_second_{kind}") for kind, title in RATES.items()},
-        "peak memory, MB": _peak(part, stages),
-        "device": _devices(part, stages),
-    }
+def _drop_unknown(table: pd.DataFrame, measured: Sequence[str]) -> pd.DataFrame:
+    return table.drop(columns=[name for name in measured if table[name].isna().all()])
 
 
-def _peak(part: pd.DataFrame, stages: Sequence[str]) -> float:
-    return part.filter([f"peak_memory_mb_{stage}" for stage in stages]).max().max()
-
-
-def _devices(part: pd.DataFrame, stages: Sequence[str]) -> str | None:
+def _peak_and_devices(part: pd.DataFrame, stages: Sequence[str]) -> tuple[float, str | None]:
+    peak = part.filter([f"peak_memory_mb_{stage}" for stage in stages]).max().max()
     found = part.filter([f"device_{stage}" for stage in stages]).stack().dropna()
-    return "+".join(sorted({one for name in found for one in str(name).split("+")})) or None
+    return peak, "+".join(sorted({one for name in found for one in str(name).split("+")})) or None
 
 
 def _apart(meta: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .rows import FULL_DATA, FULL_DATA_TWICE, RowKey, distilled_rows, row_key, trained_rows
-from .rows import values_by_seed as _values
+from .rows import FULL_DATA, FULL_DATA_TWICE, RowKey, distilled_rows, row_key, trained_rows, values_by_seed
 
+KEYS = ("method", "IPC", "K")
 CONVERGED_WITHIN = 1.0  # percentage points between full-data validation accuracy and that at twice the steps
 
 
@@ -24,20 +24,12 @@ def distribution_table(frame: pd.DataFrame) -> pd.DataFrame:
     sets = distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters", "seed"])
     grouped = by_line(sets[sets["effective_sample_size"].notna() | sets["w2_used"].notna()])
     rows = []
-    for line in grouped:
-        used, uniform = (mean_of(grouped[line], name) for name in ("w2_used", "w2_uniform"))
-        rows.append(
-            {
-                **keys_of(line),
-                "space": _text(grouped[line], "space"),
-                "W2": used,
-                "W2, equal weights": uniform,
-                "reduction %": None if not used or not uniform else 100 * (1 - used / uniform),
-                "effective images": mean_of(grouped[line], "effective_sample_size"),
-            }
-        )
-    measured = ["space", "W2", "W2, equal weights", "reduction %", "effective images"]
-    table = table_of(rows, ["method", "IPC", "K", *measured])
+    for line, part in grouped.items():
+        used, uniform, effective = (mean_of(part, name) for name in ("w2_used", "w2_uniform", "effective_sample_size"))
+        reduction = 100 * (1 - used / uniform) if used and uniform else None
+        space = ", ".join(sorted({str(value) for value in part["space"].dropna()}))
+        rows.append((*keys_of(line), space, used, uniform, reduction, effective))
+    table = table_of(rows, [*KEYS, "space", "W2", "W2, equal weights", "reduction %", "effective images"])
     if table["space"].eq("").all():
         table = table.drop(columns="space")
     table.attrs["heading"] = (
@@ -53,28 +45,16 @@ def convergence_table(frame: pd.DataFrame) -> pd.DataFrame:
     ``converged`` is "yes" when the two are within 1 point.
     """
     frame = trained_rows(frame)
-    values = {key: by_seed for key, by_seed in _values(frame, "val_top1").items() if key[0].ipc is None}
-    methods = {row_key(row): row["method"] for row in frame.to_dict("records")}
-    once, twice = (
-        {student: by_seed for (line, student), by_seed in values.items() if methods[line] == method}
-        for method in (FULL_DATA, FULL_DATA_TWICE)
-    )
+    frame = frame[frame["ipc"].isna()]
+    found = [values_by_seed(frame[frame["method"] == method], "val_top1") for method in (FULL_DATA, FULL_DATA_TWICE)]
+    once, twice = ({student: by_seed for (_, student), by_seed in values.items()} for values in found)
     rows = []
     for student in sorted(once.keys() & twice.keys()):
         seeds = sorted(once[student].keys() & twice[student].keys())
-        if not seeds:
-            continue
-        short, long = (statistics.fmean(part[student][seed] for seed in seeds) for part in (once, twice))
-        rows.append(
-            {
-                "student": student,
-                "val %": short,
-                "val % at twice the steps": long,
-                "difference": long - short,
-                "seeds": len(seeds),
-                "converged": "yes" if abs(long - short) <= CONVERGED_WITHIN else "no",
-            }
-        )
+        if seeds:
+            short, long = (statistics.fmean(part[student][seed] for seed in seeds) for part in (once, twice))
+            converged = "yes" if abs(long - short) <= CONVERGED_WITHIN else "no"
+            rows.append((student, short, long, long - short, len(seeds), converged))
     table = table_of(rows, ["student", "val %", "val % at twice the steps", "difference", "seeds", "converged"])
     table.attrs["heading"] = (
         "Full training data, validation accuracy; a protocol counts as converged for a student when twice the steps "
@@ -89,9 +69,9 @@ def by_line(frame: pd.DataFrame) -> dict[RowKey, pd.DataFrame]:
     return {key: frame[[other == key for other in keys]] for key in dict.fromkeys(keys)}
 
 
-def keys_of(line: RowKey) -> dict[str, object]:
-    """Return the columns that name a line."""
-    return {"method": "full data" if line.label == FULL_DATA else line.label, "IPC": line.ipc, "K": line.clusters}
+def keys_of(line: RowKey) -> tuple[str, int | None, int | None]:
+    """Return the values of the columns ``KEYS``, which name a line."""
+    return "full data" if line.label == FULL_DATA else line.label, line.ipc, line.clusters
 
 
 def mean_of(frame: pd.DataFrame, column: str) -> float | None:
@@ -100,11 +80,7 @@ def mean_of(frame: pd.DataFrame, column: str) -> float | None:
     return None if pd.isna(found) else float(found)
 
 
-def _text(frame: pd.DataFrame, column: str) -> str:
-    return ", ".join(sorted({str(value) for value in frame[column].dropna()}))
-
-
-def table_of(rows: Sequence[dict[str, object]], columns: list[str]) -> pd.DataFrame:
+def table_of(rows: Sequence[tuple | dict], columns: list[str]) -> pd.DataFrame:
     """Return lines as a frame with these columns; counts are nullable integers."""
     table = pd.DataFrame(rows, columns=columns)
     for name in ("IPC", "K", "seeds", "trainings"):

@@ -38,12 +38,7 @@ def label_robust_score(
 
 
 def augmentation_robust_score(
-    *,
-    set_augmented: float,
-    random_augmented: float,
-    set_plain: float,
-    random_plain: float,
-    balance: float = BALANCE,
+    *, set_augmented: float, random_augmented: float, set_plain: float, random_plain: float, balance: float = BALANCE
 ) -> float:
     """Return the augmentation-robust score (ARS).
 
@@ -61,14 +56,14 @@ def score_columns(accuracies: Mapping[str, float], balance: float = BALANCE) -> 
 
     LRS comes with its parts ``hard_label_recovery`` and ``improvement_over_random``, in percentage points.
     """
-    given = {name: value / 100 for name, value in accuracies.items()}
     columns: dict[str, float] = {}
-    if set(LRS_PARTS) <= set(given):
+    if set(LRS_PARTS) <= set(accuracies):
         columns["hard_label_recovery"] = accuracies["full_hard"] - accuracies["set_hard"]
         columns["improvement_over_random"] = accuracies["set_soft"] - accuracies["random_soft"]
-        columns["lrs"] = label_robust_score(**{name: given[name] for name in LRS_PARTS}, balance=balance)
-    if set(ARS_PARTS) <= set(given):
-        columns["ars"] = augmentation_robust_score(**{name: given[name] for name in ARS_PARTS}, balance=balance)
+        columns["lrs"] = label_robust_score(**{name: accuracies[name] / 100 for name in LRS_PARTS}, balance=balance)
+    if set(ARS_PARTS) <= set(accuracies):
+        parts = {name: accuracies[name] / 100 for name in ARS_PARTS}
+        columns["ars"] = augmentation_robust_score(**parts, balance=balance)
     return columns
 
 
@@ -78,8 +73,8 @@ def best_on_validation(*frames: pd.DataFrame) -> pd.DataFrame:
     Frames are those of :func:`~ddoq_plugin.report.load_rows`; a cell is a method, its label, IPC, K, student and seed.
     """
     rows = pd.concat(frames, ignore_index=True)
-    rows = rows[(rows["status"] == "done") & rows["val_top1"].notna()]
-    order = rows.sort_values("val_top1", ascending=False, kind="stable")
+    order = rows[(rows["status"] == "done") & rows["val_top1"].notna()]
+    order = order.sort_values("val_top1", ascending=False, kind="stable")
     return make_frame(order.drop_duplicates(["method", "label", "clusters", *CELL]))
 
 
@@ -90,67 +85,54 @@ def random_labels(frame: pd.DataFrame) -> list[str]:
 
 
 def scores_from_rows(
-    soft: pd.DataFrame,
-    *,
-    hard: pd.DataFrame | None = None,
-    plain: pd.DataFrame | None = None,
-    reference: str | None = None,
-    balance: float = BALANCE,
-) -> pd.DataFrame:
+    soft: pd.DataFrame, *, hard: pd.DataFrame | None = None, plain: pd.DataFrame | None = None,
+    reference: str | None = None, balance: float = BALANCE,
+) -> pd.DataFrame:  # fmt: skip
     """Return LRS and ARS of every distilled set in the rows of sweeps, one line a set, student and seed.
 
-    Args:
-        soft: rows of students trained with soft labels and augmentation.
-        hard: rows of the same sets trained with class labels, and the full data (LRS needs them).
-        plain: rows of the same sets trained with soft labels without augmentation (ARS needs them).
-        reference: the label of the random sets; None: that of the reference method that picks real images.
-        balance: w of LRS and g of ARS.
-
-    Returns:
-        label, ipc, clusters, student, seed, the accuracies (percent), and ``lrs`` and ``ars`` where their rows are
-        there. Full data and reference are those of the same student and seed.
-
-    Raises:
-        EvaluationError: there are no rows of the reference, neither ``hard`` nor ``plain`` is given, or a set is not
-            the same in all rows (by its hash).
+    ``soft`` holds rows of students trained with soft labels and augmentation. ``hard`` holds rows of the same sets
+    trained with class labels, and the full data (LRS needs them); ``plain`` those with soft labels without augmentation
+    (ARS needs them). ``reference`` is the label of the random sets; None: that of the reference method that picks real
+    images. ``balance`` is w of LRS and g of ARS. Columns are label, ipc, clusters, student, seed, the accuracies
+    (percent; full data and reference of the same student and seed), and ``lrs`` and ``ars`` where their rows are there.
+    Raises EvaluationError where the reference has no rows, neither ``hard`` nor ``plain`` is given, or a set is not the
+    same in all rows (by its hash).
     """
     if hard is None and plain is None:
         raise EvaluationError("scores need rows trained with class labels (LRS) or without augmentation (ARS)")
     _check_same_sets([part for part in (soft, hard, plain) if part is not None])
-    columns = {"set_soft": _sets(soft), "random_soft": _reference(soft, reference)}
+    found = _sets(soft).rename(columns={"top1": "set_soft"})
+    columns = {"random_soft": _reference(soft, reference)}
     if hard is not None:
-        columns |= {"set_hard": _sets(hard), "full_hard": _full(hard)}
+        full = _finished(hard[hard["method"] == FULL_DATA])[["student", "seed", "top1"]]
+        columns |= {"set_hard": _sets(hard), "full_hard": full}
     if plain is not None:
         columns |= {"set_plain": _sets(plain), "random_plain": _reference(plain, reference)}
-    found = _sets(soft).rename(columns={"top1": "set_soft"})
     for name, values in columns.items():
-        if name != "set_soft":
-            keys = [column for column in values.columns if column != "top1"]
-            found = found.merge(values.rename(columns={"top1": name}), on=keys, how="left")
+        keys = [column for column in values.columns if column != "top1"]
+        found = found.merge(values.rename(columns={"top1": name}), on=keys, how="left")
     if plain is not None:
         found = found.assign(set_augmented=found["set_soft"], random_augmented=found["random_soft"])
-    scores = [
-        score_columns(
-            {name: row[name] for name in row if name in (*LRS_PARTS, *ARS_PARTS) and not pd.isna(row[name])}, balance
-        )
-        for row in found.to_dict("records")
-    ]
+    accuracies = found[found.columns.intersection([*LRS_PARTS, *ARS_PARTS], sort=False)]
+    scores = [score_columns(row.dropna().to_dict(), balance) for _, row in accuracies.iterrows()]
     return pd.concat([found, pd.DataFrame(scores, index=found.index)], axis=1)
 
 
+def _finished(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[(frame["status"] == "done") & frame["top1"].notna()]
+
+
 def _sets(frame: pd.DataFrame) -> pd.DataFrame:
-    done = distilled_rows(frame)
-    done = done[(done["status"] == "done") & done["top1"].notna()]
-    return done[["label", "clusters", *CELL, "top1"]].reset_index(drop=True)
+    return _finished(distilled_rows(frame))[["label", "clusters", *CELL, "top1"]].reset_index(drop=True)
 
 
 def _check_same_sets(frames: Sequence[pd.DataFrame]) -> None:
     """Raise EvaluationError where a set of one name has several hashes: its accuracies belong to different images."""
     keys = ["label", "clusters", "ipc", "seed"]
-    rows = pd.concat([distilled_rows(frame) for frame in frames if "set_hash" in frame.columns] or [pd.DataFrame()])
-    if rows.empty:
+    rows = [distilled_rows(frame) for frame in frames if "set_hash" in frame.columns]
+    if not rows:
         return
-    known = rows[rows["set_hash"].notna()].drop_duplicates([*keys, "set_hash"])
+    known = pd.concat(rows).dropna(subset="set_hash").drop_duplicates([*keys, "set_hash"])
     doubled = known[known.duplicated(keys)]
     if len(doubled):
         first = doubled.iloc[0]
@@ -161,18 +143,12 @@ def _check_same_sets(frames: Sequence[pd.DataFrame]) -> None:
 
 
 def _reference(frame: pd.DataFrame, label: str | None) -> pd.DataFrame:
-    labels = random_labels(frame) if label is None else [label]
     rows = _sets(frame)
-    rows = rows[rows["label"].isin(labels[:1])]
+    rows = rows[rows["label"].isin(random_labels(frame)[:1] if label is None else [label])]
     if rows.empty:
         which = "of random selection" if label is None else f"labelled {label!r}"
         raise EvaluationError(f"the rows have no sets {which} to compare with; add that method to the sweep")
     return rows[[*CELL, "top1"]]
-
-
-def _full(frame: pd.DataFrame) -> pd.DataFrame:
-    rows = frame[(frame["method"] == FULL_DATA) & (frame["status"] == "done") & frame["top1"].notna()]
-    return rows[["student", "seed", "top1"]]
 
 
 def _normalised(value: float) -> float:

@@ -12,19 +12,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
+from .. import record
 from ..errors import EvaluationError
-from ..record import (
-    BY_NAME,
-    FULL_DATA,
-    FULL_DATA_TWICE,
-    OLD,
-    REQUIRED,
-    column_of,
-    column_order,
-    flaw,
-    is_missing,
-    modern,
-)
+from ..record import FULL_DATA, FULL_DATA_TWICE, REQUIRED
 
 SETTING = ("dataset", "prior", "teacher", "protocol")  # what must be one and the same within a table
 MOSAIC = " (mosaic)"  # behind the label of sets whose stored images hold four
@@ -44,15 +34,15 @@ class RowKey(NamedTuple):
         return f"{self.label}, IPC {self.ipc}" + ("" if self.clusters is None else f", K = {self.clusters}")
 
 
+Values = dict[tuple[RowKey, str], dict[int, float]]  # {(line, student): {seed: value}}
+
+
 @dataclass(frozen=True)
 class Run:
-    """One run as a report needs it.
+    """One run as a report needs it: its rows (see ``load_rows``) and its resolved config (YAML).
 
-    Attributes:
-        frame: its rows (see ``load_rows``).
-        config_text: the resolved config, YAML.
-        meta: machine, versions, commit, notes and whatever else ``meta.json`` holds.
-        contact_sheets: title -> PNG of a distilled set.
+    ``meta`` holds machine, versions, commit, notes and whatever else ``meta.json`` has; ``contact_sheets`` is title ->
+    PNG of a distilled set.
     """
 
     frame: pd.DataFrame
@@ -67,17 +57,10 @@ class Run:
 
 
 def load_rows(path: str | Path) -> pd.DataFrame:
-    """Read result rows.
+    """Read result rows as ``make_frame`` returns them; rows of earlier versions get today's columns.
 
-    Args:
-        path: a run's folder (with ``rows/*.json``), the folder of the row files itself, a file ``*.csv`` or
-            ``*.parquet`` of rows, or a folder that holds ``rows.parquet`` or ``rows.csv``.
-
-    Returns:
-        See ``make_frame``. Rows of earlier versions get today's columns.
-
-    Raises:
-        EvaluationError: there is nothing to read, or a file holds no rows.
+    ``path`` is a run's folder (with ``rows/*.json``), the folder of the row files, a file ``*.csv`` or ``*.parquet`` of
+    rows, or a folder with ``rows.parquet`` or ``rows.csv``. Raises EvaluationError where there are no rows to read.
     """
     root = Path(path)
     place = root / "rows" if (root / "rows").is_dir() else root
@@ -88,21 +71,19 @@ def load_rows(path: str | Path) -> pd.DataFrame:
     if not files and table is None:
         raise EvaluationError(f"there are no result rows in {place}; run the sweep first, or give its output folder")
     rows = [_checked(file) for file in files] if files else _read_table(table)
-    teacher = {name: value for name, value in _teacher_columns(root / "meta.json").items() if value is not None}
+    about = _meta(root).get("teacher") or {}  # a run keeps its teacher's accuracy beside the rows
+    teacher = {f"teacher_{part}_top1": about.get(f"{part}_accuracy") for part in ("val", "test")}
+    teacher = {name: value for name, value in teacher.items() if value is not None}
     return make_frame([row | {name: row.get(name) or value for name, value in teacher.items()} for row in rows])
 
 
 def load_run(folder: str | Path) -> Run:
-    """Read a run's folder: ``rows/*.json``, ``config.yaml`` (with its notes) and ``meta.json`` where they are there.
-
-    Raises:
-        EvaluationError: see ``load_rows``.
-    """
+    """Read a run's folder: ``rows/*.json`` (see ``load_rows``), ``config.yaml`` with its notes, and ``meta.json``."""
     root = Path(folder)
     config = root / "config.yaml"
     text = config.read_text(encoding="utf-8") if config.is_file() else ""
     notes = (yaml.safe_load(text) or {}).get("notes", "")
-    return Run(load_rows(root), text, {"notes": notes, **_meta(root / "meta.json")})
+    return Run(load_rows(root), text, {"notes": notes, **_meta(root)})
 
 
 def make_frame(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
@@ -110,22 +91,22 @@ def make_frame(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame
 
     Columns of settings and of a method's own statistics are boolean, Int64, float64 or string, as all their values
     allow; members of families without a value are left out. Rows are in the order of a table: by IPC (full data last),
-    the method's place in its config (those without one by label), clusters, student and seed.
-
-    Raises:
-        EvaluationError: a column that every row must have is missing, a value does not fit its column, or a cell has
-            two rows of the same seed.
+    the method's place in its config (those without one by label), clusters, student and seed. Raises EvaluationError
+    where a required column is missing, a value does not fit its column, or a cell has two rows of the same seed.
     """
     given = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
-    if OLD & set(given.columns):
-        given = pd.DataFrame([modern(row) for row in given.to_dict("records")])
+    if record.OLD & set(given.columns):
+        given = pd.DataFrame([record.modern(row) for row in given.to_dict("records")])
     missing = [column for column in REQUIRED if column not in given.columns]
     if missing:
         raise EvaluationError(f"the result rows have no column {missing[0]!r}; a row needs {', '.join(REQUIRED)}")
     none = pd.Series([None] * len(given), index=given.index, dtype=object)
-    members = [name for name in given.columns if name not in BY_NAME and given[name].notna().any()]
-    content = {name: _typed(name, given.get(name, none)) for name in sorted([*BY_NAME, *members], key=column_order)}
-    frame = _marked(pd.DataFrame(content).reset_index(drop=True))
+    members = [name for name in given.columns if name not in record.BY_NAME and given[name].notna().any()]
+    names = sorted([*record.BY_NAME, *members], key=record.column_order)
+    frame = pd.DataFrame({name: _typed(name, given.get(name, none)) for name in names}).reset_index(drop=True)
+    labels = frame["label"]
+    mosaics = labels.isin(labels[frame["mosaic"].fillna(1) > 1]) & ~labels.str.endswith(MOSAIC)
+    frame["label"] = labels.where(~mosaics, labels + MOSAIC)  # so that every table and figure says it
     cells = frame[frame["evaluator"].isna()]  # a host may score several sets of one label
     doubled = cells[cells.duplicated(["method", "label", "ipc", "clusters", "student", "seed", *SETTING])]
     if len(doubled):
@@ -136,14 +117,6 @@ def make_frame(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame
     return frame.sort_values(["ipc", "place", "label", "clusters", "student", "seed"], kind="stable", ignore_index=True)
 
 
-def _marked(frame: pd.DataFrame) -> pd.DataFrame:
-    """Say in the labels which sets are mosaics, so that every table and figure does."""
-    labels = frame["label"]
-    mosaics = labels.isin(labels[frame["mosaic"].fillna(1) > 1]) & ~labels.str.endswith(MOSAIC)
-    frame["label"] = labels.where(~mosaics, labels + MOSAIC)
-    return frame
-
-
 def trained_rows(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     """Return the frame of trained students' rows: those of hosts' scores are left out."""
     frame = make_frame(rows)
@@ -152,7 +125,7 @@ def trained_rows(rows: list[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame:
 
 def row_key(row: Mapping[Any, Any] | pd.Series) -> RowKey:
     """Return the table line that a result row belongs to."""
-    return RowKey(str(row["label"]), _integer(row["ipc"]), _integer(row["clusters"]))
+    return RowKey(str(row["label"]), *(None if pd.isna(row[name]) else int(row[name]) for name in ("ipc", "clusters")))
 
 
 def lines_of(frame: pd.DataFrame) -> list[RowKey]:
@@ -166,11 +139,7 @@ def distilled_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def single(frame: pd.DataFrame, column: str) -> Any:
-    """Return the one value of ``column``, or None where there is none.
-
-    Raises:
-        EvaluationError: the rows have several values; a table would mix them.
-    """
+    """Return the one value of ``column``, or None where there is none; EvaluationError where the rows mix several."""
     if column not in frame.columns:
         return None
     values = list(dict.fromkeys(value for value in frame[column] if not pd.isna(value)))
@@ -185,33 +154,22 @@ def students_of(frame: pd.DataFrame) -> list[str]:
     return sorted(frame["student"].dropna().unique())
 
 
-def values_by_seed(frame: pd.DataFrame, metric: str) -> dict[tuple[RowKey, str], dict[int, float]]:
-    """Return {(line, student): {seed: value}} of the finished rows that have a value."""
-    found: dict[tuple[RowKey, str], dict[int, float]] = {}
-    for row in frame.to_dict("records"):
-        if row["status"] == "done" and not pd.isna(row[metric]):
-            found.setdefault((row_key(row), row["student"]), {})[int(row["seed"])] = float(row[metric])
+def values_by_seed(frame: pd.DataFrame, metric: str) -> Values:
+    """Return the values of the finished rows that have one."""
+    found: Values = {}
+    for row in frame[(frame["status"] == "done") & frame[metric].notna()].to_dict("records"):
+        found.setdefault((row_key(row), row["student"]), {})[int(row["seed"])] = float(row[metric])
     return found
 
 
-def _integer(value: Any) -> int | None:
-    return None if pd.isna(value) else int(value)
-
-
-def _meta(file: Path) -> dict[str, Any]:
-    return _read(file) if file.is_file() else {}
-
-
-def _teacher_columns(file: Path) -> dict[str, float | None]:
-    """Return the teacher's accuracy, which a run keeps beside its rows."""
-    teacher = _meta(file).get("teacher") or {}
-    return {f"teacher_{part}_top1": teacher.get(f"{part}_accuracy") for part in ("val", "test")}
+def _meta(folder: Path) -> dict[str, Any]:
+    return _read(folder / "meta.json") if (folder / "meta.json").is_file() else {}
 
 
 def _checked(file: Path) -> dict[str, Any]:
     """Return the row of a file, with a warning where it was edited; rows of earlier versions have no digest."""
     row = _read(file)
-    if "digest" in row and (problem := flaw(row)) is not None:
+    if "digest" in row and (problem := record.flaw(row)) is not None:
         warnings.warn(f"{file} {problem}: the same sweep trains it again", stacklevel=3)
     return row
 
@@ -231,9 +189,8 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
-        raise EvaluationError(
-            f"the file {file} cannot be read ({problem}); remove it and run the sweep again"
-        ) from None
+        message = f"the file {file} cannot be read ({problem}); remove it and run the sweep again"
+        raise EvaluationError(message) from None
     if not isinstance(row, dict):
         raise EvaluationError(f"the file {file} is no mapping; remove it from the run's folder")
     return row
@@ -241,8 +198,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _typed(name: str, values: pd.Series) -> pd.Series:
     """Return a column in its declared type, whether its values are texts (of a CSV) or not."""
-    column = column_of(name)
-    texts: Any = values.astype(object)[[not is_missing(value) for value in values]].map(str)
+    column = record.column_of(name)
+    texts: Any = values.astype(object)[[not record.is_missing(value) for value in values]].map(str)
     dtype = column.dtype if column is not None and column.dtype != "value" else _type_of(list(texts))
     if dtype == "boolean":
         made = texts.map({"True": True, "False": False, "true": True, "false": False})

@@ -14,10 +14,9 @@ from typing import Any
 import pandas as pd
 
 from ..errors import EvaluationError
-from .comparisons import mean_over_students
 from .robust_scores import BALANCE, best_on_validation, random_labels, scores_from_rows
-from .rows import FULL_DATA, RowKey, Run, lines_of, row_key, single, students_of
-from .tables import MEAN, cell_of, frame_of_cells, mark_best, ranges
+from .rows import FULL_DATA, RowKey, Run, lines_of, single, students_of, values_by_seed
+from .tables import MEAN, cells_of, frame_of_cells, seeds_of
 
 KINDS = {"soft": "soft labels", "hard": "class labels", "plain": "soft labels without augmentation"}
 NEEDED = {"lrs": ("soft", "hard"), "ars": ("soft", "plain")}
@@ -25,16 +24,15 @@ NEEDED = {"lrs": ("soft", "hard"), "ars": ("soft", "plain")}
 
 @dataclass(frozen=True)
 class DatasetScores:
-    """The scores that the runs of one dataset suffice for.
+    """The scores that the runs of one dataset suffice for: rows of ``scores_from_rows``, and :func:`score_table`.
 
-    rows: as ``scores_from_rows`` returns them, or None. table: of :func:`score_table`, or None. missing: one sentence
-    on what the runs lack, or "".
+    ``missing`` is one sentence on what the runs lack, or "".
     """
 
     dataset: str
-    rows: pd.DataFrame | None
-    table: pd.DataFrame | None
     missing: str
+    rows: pd.DataFrame | None = None
+    table: pd.DataFrame | None = None
 
 
 def scores_of_runs(runs: Sequence[Run]) -> list[DatasetScores]:
@@ -58,33 +56,19 @@ def training_kind(protocol: Mapping[str, Any] | None) -> str | None:
 
 
 def score_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return scores as a table of the form of ``cross_model_table``: mean and deviation over seeds, as fractions.
+    """Return scores (of ``scores_from_rows``) as a table of the form of ``cross_model_table``, as fractions.
 
-    Args:
-        rows: of ``scores_from_rows``, with ``lrs``, ``ars`` or both.
-
-    Returns:
-        One line per (method, IPC, clusters); columns are ("LRS mlp", statistic) for each score and student, and for the
-        mean over students where there are several.
+    There is one line per (method, IPC, clusters). Columns are ("LRS mlp", statistic) for each score and student, and
+    for the mean over students where there are several; means and deviations are over seeds.
     """
     lines, students = lines_of(rows), students_of(rows)
     cells: dict[tuple[RowKey, str], dict] = {}
-    columns: list[str] = []
-    for score in ("lrs", "ars"):
-        if score not in rows or rows[score].isna().all():
-            continue
-        values: dict[tuple[RowKey, str], dict[int, float]] = {}
-        for row in rows[rows[score].notna()].to_dict("records"):
-            values.setdefault((row_key(row), row["student"]), {})[int(row["seed"])] = float(row[score])
-        named = {f"{score.upper()} {student}": student for student in students}
-        for line in lines:
-            cells |= {(line, name): cell_of(values.get((line, student), {})) for name, student in named.items()}
-            if len(students) > 1:
-                mean = mean_over_students(values, line, students)
-                cells[line, f"{score.upper()} {MEAN}"] = cell_of(mean)
-        columns += [*named, *([f"{score.upper()} {MEAN}"] if len(students) > 1 else [])]
-    mark_best(cells, lines, columns)
-    table = frame_of_cells(cells, lines, columns, [""] * len(lines))
+    for score in NEEDED:
+        if score in rows and rows[score].notna().any():
+            names = [*students, MEAN] if len(students) > 1 else students
+            columns = {f"{score.upper()} {name}": name for name in names}
+            cells |= cells_of(values_by_seed(rows.assign(status="done"), score), lines, columns)
+    table = frame_of_cells(cells, lines, list(dict.fromkeys(column for _, column in cells)), [""] * len(lines))
     table.attrs["digits"] = 3
     table.attrs["footnotes"] = [
         "Bold: the highest mean of its IPC and column; it need not differ from the next.",
@@ -99,22 +83,28 @@ def _of_dataset(dataset: str, runs: Sequence[Run]) -> DatasetScores:
     for run in runs:
         by_kind.setdefault(training_kind(run.meta.get("protocol")) or "", []).append(run)
     lacking = {score: _lacking(score, by_kind) for score in NEEDED}
-    missing = _sentence(dataset, lacking)
+    needs = "; ".join(f"{score.upper()} needs {' and '.join(parts)}" for score, parts in lacking.items() if parts)
+    missing = f"{dataset}: {needs}." if needs else ""
     if all(lacking.values()):
-        return DatasetScores(dataset, None, None, missing)
+        return DatasetScores(dataset, missing)
     kinds = {kind for score, parts in lacking.items() if not parts for kind in NEEDED[score]}
     try:
         chosen = {kind: _rows_of_kind(kind, by_kind[kind]) for kind in KINDS if kind in kinds}
         teacher = _one_teacher([run for kind in ("soft", "plain") if kind in kinds for run in by_kind[kind]])
         rows = scores_from_rows(chosen["soft"], hard=chosen.get("hard"), plain=chosen.get("plain"))
     except EvaluationError as problem:
-        return DatasetScores(dataset, None, None, f"{dataset}: no LRS or ARS, since {problem}.")
+        return DatasetScores(dataset, f"{dataset}: no LRS or ARS, since {problem}.")
     if not any(score in rows and rows[score].notna().any() for score in NEEDED):
-        return DatasetScores(dataset, None, None, f"{dataset}: no LRS or ARS, since no set is finished in every run.")
+        return DatasetScores(dataset, f"{dataset}: no LRS or ARS, since no set is finished in every run.")
+    parts = [f"DD-Ranking's scores (arXiv 2505.13300) from test accuracies as fractions, w = g = {BALANCE:g}"]
+    parts.append(f"dataset {dataset}")
+    for kind in chosen:
+        names = " or ".join(f"{single(run.frame, 'protocol')} (run {run.name})" for run in by_kind[kind])
+        choice = ", the better learning rate on validation" if len(by_kind[kind]) > 1 else ""
+        parts.append(f"{KINDS[kind]}: {names}{choice}")
     table = score_table(rows)
-    used = {kind: by_kind[kind] for kind in chosen}
-    table.attrs["heading"] = _heading(dataset, used, teacher, rows)
-    return DatasetScores(dataset, rows, table, missing)
+    table.attrs["heading"] = "; ".join([*parts, f"teacher {teacher or 'not stated'}"]) + seeds_of(rows)
+    return DatasetScores(dataset, missing, rows, table)
 
 
 def _lacking(score: str, by_kind: Mapping[str, Sequence[Run]]) -> list[str]:
@@ -122,25 +112,19 @@ def _lacking(score: str, by_kind: Mapping[str, Sequence[Run]]) -> list[str]:
     parts = [f"a run of the same sets with {KINDS[kind]}" for kind in NEEDED[score] if kind not in by_kind]
     for kind in NEEDED[score]:
         frames = [run.frame for run in by_kind.get(kind, [])]
-        if frames and kind != "hard" and not any(random_labels(frame) for frame in frames):
-            parts.append(f"random sets in the run with {KINDS[kind]}")
-        if frames and kind == "hard" and not any((frame["method"] == FULL_DATA).any() for frame in frames):
-            parts.append(f"full data in the run with {KINDS[kind]}")
+        full = any((frame["method"] == FULL_DATA).any() for frame in frames)
+        if frames and not (full if kind == "hard" else any(map(random_labels, frames))):
+            parts.append(f"{'full data' if kind == 'hard' else 'random sets'} in the run with {KINDS[kind]}")
     return parts
-
-
-def _sentence(dataset: str, lacking: Mapping[str, Sequence[str]]) -> str:
-    said = [f"{score.upper()} needs {' and '.join(parts)}" for score, parts in lacking.items() if parts]
-    return f"{dataset}: {'; '.join(said)}." if said else ""
 
 
 def _rows_of_kind(kind: str, runs: Sequence[Run]) -> pd.DataFrame:
     """Return the rows of one kind of training; of several learning rates, each cell's best on validation."""
-    trainings = [_without_rates(run.meta["protocol"]) for run in runs]
-    other = next((place for place, training in enumerate(trainings) if training != trainings[0]), None)
+    training = _without_rates(runs[0].meta["protocol"])
+    other = next((run for run in runs if _without_rates(run.meta["protocol"]) != training), None)
     if other is not None:
         raise EvaluationError(
-            f"the runs {runs[0].name} and {runs[other].name}, both with {KINDS[kind]}, have protocols that differ in "
+            f"the runs {runs[0].name} and {other.name}, both with {KINDS[kind]}, have protocols that differ in "
             "more than the learning rate; report one of them at a time"
         )
     return runs[0].frame if len(runs) == 1 else best_on_validation(*(run.frame for run in runs))
@@ -149,11 +133,9 @@ def _rows_of_kind(kind: str, runs: Sequence[Run]) -> pd.DataFrame:
 def _without_rates(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """Return what two protocols of one search must share."""
     kept = {name: value for name, value in protocol.items() if name not in ("name", "source", "ours")}
-    kept["optimizer"] = {name: value for name, value in (kept.get("optimizer") or {}).items() if name != "lr"}
-    kept["students"] = {
-        student: {name: value for name, value in numbers.items() if name != "lr"}
-        for student, numbers in (kept.get("students") or {}).items()
-    }
+    optimizer, students = kept.get("optimizer") or {}, kept.get("students") or {}
+    kept["optimizer"] = {**optimizer, "lr": None}
+    kept["students"] = {student: {**numbers, "lr": None} for student, numbers in students.items()}
     return kept
 
 
@@ -162,21 +144,3 @@ def _one_teacher(runs: Sequence[Run]) -> str | None:
     frames = pd.concat([run.frame[["teacher", "teacher_test_top1"]] for run in runs], ignore_index=True)
     single(frames, "teacher_test_top1")  # one architecture trained otherwise is another teacher
     return single(frames, "teacher")
-
-
-def _heading(dataset: str, used: Mapping[str, Sequence[Run]], teacher: str | None, rows: pd.DataFrame) -> str:
-    trainings = []
-    for kind, runs in used.items():
-        names = " or ".join(f"{single(run.frame, 'protocol')} (run {run.name})" for run in runs)
-        choice = ", the better learning rate on validation" if len(runs) > 1 else ""
-        trainings.append(f"{KINDS[kind]}: {names}{choice}")
-    seeds = sorted(int(seed) for seed in rows["seed"].unique())
-    parts = [
-        f"DD-Ranking's scores (arXiv 2505.13300) from test accuracies as fractions, w = g = {BALANCE:g}",
-        f"dataset {dataset}",
-        *trainings,
-        f"teacher {teacher or 'not stated'}",
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}",
-        "mean ± sample standard deviation over seeds",
-    ]
-    return "; ".join(parts) + "."

@@ -60,16 +60,8 @@ def detectable_difference(n: int, std: float = 1.0, alpha: float = 0.05, power: 
     """Return the smallest true mean difference that a two-sided paired t test finds with probability ``power``.
 
     Solves P(|T| > t_crit) = power for the noncentrality delta, T noncentral t with n - 1 degrees of freedom; the
-    difference is delta * std / sqrt(n).
-
-    Args:
-        n: number of pairs (seeds).
-        std: standard deviation of the paired differences; 1 gives the difference in standard deviations.
-        alpha: level of the test.
-        power: probability of finding the difference.
-
-    Returns:
-        The difference in the unit of ``std``; infinity for fewer than two pairs.
+    difference is delta * std / sqrt(n). ``n`` counts pairs (seeds), ``std`` is of the paired differences and gives the
+    result its unit, ``alpha`` is the level of the test. Infinity for fewer than two pairs.
     """
     from scipy import stats
     from scipy.optimize import brentq

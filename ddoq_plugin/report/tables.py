@@ -9,117 +9,87 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from ..errors import EvaluationError, nearest
-from .comparisons import (
-    ALPHA,
-    Comparison,
-    compare_with_references,
-    identical_lines,
-    mean_over_students,
-    number_of_tests,
-)
-from .rows import (
-    FULL_DATA,
-    FULL_DATA_TWICE,
-    MOSAIC,
-    RowKey,
-    lines_of,
-    row_key,
-    single,
-    students_of,
-    trained_rows,
-    values_by_seed,
-)
-from .statistics import detectable_difference
+from ..record import FULL_DATA, FULL_DATA_TWICE
+from .comparisons import ALPHA, Comparison, compare_with_references, identical_lines, mean_over_students
+from .rows import MOSAIC, RowKey, Values, lines_of, row_key, single, students_of, trained_rows, values_by_seed
+from .statistics import PairedTest, detectable_difference
 
-METRICS = {"top1": "top-1 accuracy in % on the test split", "top5": "top-5 accuracy in % on the test split",
-           "val_top1": "top-1 accuracy in % on the validation split"}  # fmt: skip
+METRICS = {
+    "top1": "top-1 accuracy in % on the test split",
+    "top5": "top-5 accuracy in % on the test split",
+    "val_top1": "top-1 accuracy in % on the validation split",
+}
 MEAN = "mean over students"
 STATISTICS = ("mean", "std", "n", "failed", "best", "mark")
 
 
 def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame:
-    """Return the cross-model table of result rows.
+    """Return the cross-model table of result rows (``load_rows``); ``metric`` is "top1", "top5" (test) or "val_top1".
 
-    Args:
-        frame: result rows (``load_rows``), all of one dataset, prior, teacher and protocol.
-        metric: "top1", "top5" (test split) or "val_top1".
-
-    Returns:
-        One line per (method, IPC, clusters), full data last (NA there). Columns are (student, statistic) for every
-        student and for "mean over students": ``mean`` and ``std`` (percent; the sample standard deviation over seeds),
-        ``n`` seeds, ``failed`` trainings, ``best`` (highest mean of its IPC and student), ``mark``: the signs of the
-        reference methods that it differs from by a paired t test over seeds at 5 % after Holm's correction over the
-        table (there is no test where the paired differences do not vary). ("note", "") names a line with the very same
-        sets.
-        The mean over students takes the seeds that every student has; it is not tested.
-        ``attrs["heading"]`` and ``attrs["footnotes"]`` are the sentences that belong over and under the table.
-
-    Raises:
-        EvaluationError: the rows mix datasets, priors, teachers or protocols, or there is no such metric.
+    There is one line per (method, IPC, clusters), full data last (NA there). Columns are (student, statistic) for every
+    student and for "mean over students", which takes the seeds that every student has and is not tested. Statistics are
+    ``mean`` and ``std`` (percent; sample standard deviation over seeds), ``n`` seeds, ``failed`` trainings, ``best``
+    (highest mean of its IPC and student) and ``mark``: the signs of the reference methods that it differs from by a
+    paired t test over seeds at 5 % after Holm's correction over the table (no test where the paired differences do not
+    vary). ("note", "") names a line with the very same sets. ``attrs["heading"]`` and ``attrs["footnotes"]`` are the
+    sentences over and under the table. Raises EvaluationError where the rows mix datasets, priors, teachers or
+    protocols, or where there is no such metric.
     """
     if metric not in METRICS:
-        raise EvaluationError(
-            f"there is no metric {metric!r}{nearest(metric, METRICS)} (metrics: {', '.join(METRICS)})"
-        )
+        known = ", ".join(METRICS)
+        raise EvaluationError(f"there is no metric {metric!r}{nearest(metric, METRICS)} (metrics: {known})")
     frame = trained_rows(frame)
     frame = frame[frame["method"] != FULL_DATA_TWICE]
-    heading = describe_setting(frame, metric)
-    students = students_of(frame)
-    values = values_by_seed(frame, metric)
-    comparisons = compare_with_references(frame, metric)
-    lines = lines_of(frame)
-    cells = {(line, student): cell_of(values.get((line, student), {})) for line in lines for student in students}
-    for line in lines:
-        cells[line, MEAN] = cell_of(mean_over_students(values, line, students))
-    _count_unfinished(cells, frame, metric)
+    heading = _heading(frame, metric)
+    comparisons, same = compare_with_references(frame, metric), identical_lines(frame)
+    lines, columns = lines_of(frame), [*students_of(frame), MEAN]
+    cells = cells_of(values_by_seed(frame, metric), lines, {column: column for column in columns})
+    unfinished = frame[(frame["status"] != "done") | frame[metric].isna()]
+    for row in unfinished.to_dict("records"):
+        for column in (row["student"], MEAN):
+            cells[row_key(row), column]["failed"] += 1
     for comparison in comparisons:
         cells[comparison.line, comparison.student]["mark"] += comparison.mark
-    mark_best(cells, lines, [*students, MEAN])
-    same = identical_lines(frame)
     notes = [f"identical by construction to {same[line]}" if line in same else "" for line in lines]
-    table = frame_of_cells(cells, lines, [*students, MEAN], notes)
-    table.attrs["heading"] = heading
-    table.attrs["footnotes"] = footnotes(frame, metric, comparisons, same)
+    table = frame_of_cells(cells, lines, columns, notes)
+    table.attrs |= {"heading": heading, "footnotes": _footnotes(frame, comparisons, same)}
     return table
 
 
-def describe_setting(frame: pd.DataFrame, metric: str = "top1") -> str:
-    """Return the line over a table: metric, dataset, prior, protocol, teacher with its accuracy, seeds.
-
-    Raises:
-        EvaluationError: the rows mix datasets, priors, teachers or protocols.
-    """
-    dataset, prior, protocol = (single(frame, column) for column in ("dataset", "prior", "protocol"))
-    seeds = sorted(int(seed) for seed in frame["seed"].dropna().unique())
-    parts = [
-        METRICS[metric],
-        f"dataset {dataset or 'not stated'}",
-        f"prior {prior or 'none'}",
-        f"protocol {protocol or 'not stated'}",
-        _describe_teacher(frame),
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {ranges(seeds)}",
-        "mean ± sample standard deviation over seeds",
-    ]
-    return "; ".join(parts) + "."
+def _heading(frame: pd.DataFrame, metric: str) -> str:
+    """Return the line over a table; EvaluationError where the rows mix several settings."""
+    dataset, prior, protocol, teacher = (single(frame, name) for name in ("dataset", "prior", "protocol", "teacher"))
+    accuracies = [(part, single(frame, f"teacher_{part}_top1")) for part in ("val", "test") if teacher is not None]
+    known = ", ".join(f"{part} {value:.1f} %" for part, value in accuracies if value is not None)
+    parts = [METRICS[metric], f"dataset {dataset or 'not stated'}", f"prior {prior or 'none'}"]
+    parts += [f"protocol {protocol or 'not stated'}", "no teacher" if teacher is None else f"teacher {teacher}"]
+    return "; ".join(parts) + (f" ({known})" if known else "") + seeds_of(frame)
 
 
-def footnotes(
-    frame: pd.DataFrame, metric: str, comparisons: Sequence[Comparison], same: Mapping[RowKey, RowKey]
-) -> list[str]:
-    """Return the sentences under a table: signs, what could be detected, identical sets, failures, test accuracy."""
+def _footnotes(frame: pd.DataFrame, comparisons: Sequence[Comparison], same: Mapping[RowKey, RowKey]) -> list[str]:
+    """Return the sentences under a table: signs, what could be detected, mosaics, identical sets, failures."""
     said = ["Bold: the highest mean of its IPC and student among the distilled sets; it need not differ from the next."]
-    tested = [comparison for comparison in comparisons if not math.isnan(comparison.test.p)]
+    tested = [one for one in comparisons if not math.isnan(one.test.p)]
+    count = len({one.test_id for one in tested})
     if comparisons:
+        with_clusters = {one.method for one in comparisons if one.reference.clusters is not None}
         legend = ", ".join(
-            f"{sign} differs from {method}" + (" (the same K where it was run, otherwise K = IPC)" if with_k else "")
-            for method, sign, with_k in sorted(_signs(comparisons))
+            f"{sign} differs from {method}"
+            + (" (the same K where it was run, otherwise K = IPC)" if method in with_clusters else "")
+            for method, sign in sorted({(one.method, one.sign) for one in comparisons})
         )
-        count = number_of_tests(tested)
         said.append(
             f"{legend}: two-sided paired t test over seeds (same student, same IPC), p < {ALPHA} after Holm's "
             f"correction over the {count} tests of this table (none where the paired differences do not vary)."
         )
-    said += _detectable(tested)
+    if tested:
+        n, spread = usual_spread([one.test for one in tested])
+        plain, corrected = (points(detectable_difference(n, spread, alpha)) for alpha in (ALPHA, ALPHA / count))
+        said.append(
+            f"Smallest difference that {n} seeds detect with 80 % power: {plain} points for one test at "
+            f"{100 * ALPHA:g} %, {corrected} points for the first of the {count} corrected tests (standard "
+            f"deviation of the paired differences: {spread:.2f} points, the median of this table)."
+        )
     if any(line.label.endswith(MOSAIC) for line in lines_of(frame)):
         said.append("Mosaic: every stored image holds four of a quarter of its size; IPC counts stored images.")
     if same:  # the column "note" names them
@@ -130,25 +100,10 @@ def footnotes(
     return said
 
 
-def _signs(comparisons: Sequence[Comparison]) -> set[tuple[str, str, bool]]:
-    """Return the references that were compared with: method, sign, and whether it has clusters."""
-    with_clusters = {one.method for one in comparisons if one.reference.clusters is not None}
-    return {(one.method, one.sign, one.method in with_clusters) for one in comparisons}
-
-
-def _detectable(tested: Sequence[Comparison]) -> list[str]:
-    """Say how large a true difference would have had to be, at the usual number of seeds and the usual spread."""
-    if not tested:
-        return []
-    n = statistics.mode(comparison.test.n for comparison in tested)
-    spread = statistics.median(comparison.test.std for comparison in tested if comparison.test.n == n)
-    count = number_of_tests(tested)
-    plain, corrected = (detectable_difference(n, spread, alpha) for alpha in (ALPHA, ALPHA / count))
-    return [
-        f"Smallest difference that {n} seeds detect with 80 % power: {points(plain)} points for one test at "
-        f"{100 * ALPHA:g} %, {points(corrected)} points for the first of the {count} corrected tests (standard "
-        f"deviation of the paired differences: {spread:.2f} points, the median of this table)."
-    ]
+def usual_spread(tests: Sequence[PairedTest]) -> tuple[int, float]:
+    """Return the usual number of seeds of some tests, and the median standard deviation of the tests that have it."""
+    n = statistics.mode(test.n for test in tests)
+    return n, statistics.median(test.std for test in tests if test.n == n)
 
 
 def points(value: float) -> str:
@@ -156,52 +111,39 @@ def points(value: float) -> str:
     return f"{value:.1f}" if value <= 100 else "more than 100"
 
 
-def _describe_teacher(frame: pd.DataFrame) -> str:
-    teacher = single(frame, "teacher")
-    if teacher is None:
-        return "no teacher"
-    known = [("val", single(frame, "teacher_val_top1")), ("test", single(frame, "teacher_test_top1"))]
-    accuracy = ", ".join(f"{part} {value:.1f} %" for part, value in known if value is not None)
-    return f"teacher {teacher}" + (f" ({accuracy})" if accuracy else "")
+def seeds_of(frame: pd.DataFrame) -> str:
+    """Return the end of a line over a table: its seeds, three and more in a row as "0 to 2"."""
+    seeds = sorted(int(seed) for seed in frame["seed"].dropna().unique())
+    in_a_row = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    named = f"{seeds[0]} to {seeds[-1]}" if in_a_row else ", ".join(map(str, seeds)) or "none"
+    return f"; {'seed' if len(seeds) == 1 else 'seeds'} {named}; mean ± sample standard deviation over seeds."
 
 
-def ranges(seeds: Sequence[int]) -> str:
-    """Return seeds as text, in a row as "0 to 2"."""
-    if len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]} to {seeds[-1]}"
-    return ", ".join(map(str, seeds)) or "none"
+def cells_of(values: Values, lines: Sequence[RowKey], columns: Mapping[str, str]) -> dict[tuple[RowKey, str], dict]:
+    """Return {(line, column): its ``STATISTICS``}; ``columns`` is {column: student, or ``MEAN`` over the others}.
+
+    The highest mean of each IPC and column among the distilled sets' lines is marked as best.
+    """
+    students = [student for student in columns.values() if student != MEAN]
+    cells: dict[tuple[RowKey, str], dict] = {}
+    for column, student in columns.items():
+        rivals: dict[int, list[dict]] = {}
+        for line in lines:
+            mean = student == MEAN
+            found = mean_over_students(values, line, students) if mean else values.get((line, student), {})
+            cells[line, column] = cell = _cell(list(found.values()))
+            if line.ipc is not None and cell["n"]:
+                rivals.setdefault(line.ipc, []).append(cell)
+        for of_ipc in rivals.values():
+            highest = max(cell["mean"] for cell in of_ipc)
+            for cell in of_ipc:
+                cell["best"] = cell["mean"] == highest
+    return cells
 
 
-def cell_of(by_seed: Mapping[int, float]) -> dict:
-    """Return the statistics of one cell from its values by seed."""
-    found = list(by_seed.values())
-    return {
-        "mean": statistics.fmean(found) if found else math.nan,
-        "std": statistics.stdev(found) if len(found) > 1 else math.nan,
-        "n": len(found),
-        "failed": 0,
-        "best": False,
-        "mark": "",
-    }
-
-
-def _count_unfinished(cells: dict, frame: pd.DataFrame, metric: str) -> None:
-    """Count trainings without a value as failed."""
-    for row in frame.to_dict("records"):
-        if row["status"] != "done" or pd.isna(row[metric]):
-            cells[row_key(row), row["student"]]["failed"] += 1
-            cells[row_key(row), MEAN]["failed"] += 1
-
-
-def mark_best(cells: dict, lines: Sequence[RowKey], columns: Sequence[str]) -> None:
-    """Mark the highest mean of each IPC and column among the distilled sets' lines."""
-    distilled = [line for line in lines if line.ipc is not None]
-    for ipc in {line.ipc for line in distilled}:
-        for column in columns:
-            rivals = [cells[line, column] for line in distilled if line.ipc == ipc]
-            highest = max((cell["mean"] for cell in rivals if cell["n"]), default=None)
-            for cell in rivals:
-                cell["best"] = highest is not None and cell["mean"] == highest
+def _cell(found: Sequence[float]) -> dict:
+    mean, std = statistics.fmean(found) if found else math.nan, statistics.stdev(found) if len(found) > 1 else math.nan
+    return dict(zip(STATISTICS, (mean, std, len(found), 0, False, ""), strict=True))
 
 
 def frame_of_cells(
@@ -212,12 +154,9 @@ def frame_of_cells(
         (column, name): [cells[line, column][name] for line in lines] for column in columns for name in STATISTICS
     }
     content["note", ""] = list(notes)
-    table = pd.DataFrame(content, index=_index(lines))
-    table.columns = pd.MultiIndex.from_tuples(content, names=["student", "statistic"])
-    return table
-
-
-def _index(lines: Sequence[RowKey]) -> pd.MultiIndex:
     labels = ["full data" if line.label == FULL_DATA else line.label for line in lines]
     numbers = [pd.array([getattr(line, name) for line in lines], dtype="Int64") for name in ("ipc", "clusters")]
-    return pd.MultiIndex.from_arrays([labels, *numbers], names=["method", "ipc", "clusters"])
+    index = pd.MultiIndex.from_arrays([labels, *numbers], names=["method", "ipc", "clusters"])
+    table = pd.DataFrame(content, index=index)
+    table.columns = pd.MultiIndex.from_tuples(content, names=["student", "statistic"])
+    return table
