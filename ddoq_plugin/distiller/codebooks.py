@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+
+from ..quantization import Codebook, d4m_codebook, quantize_many
 from ..store.tensor_files import read_tensors, write_tensors
 from .options import CodebookOptions
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..quantization import Codebook
 
 FILE = "codebook.safetensors"
 
@@ -21,8 +18,6 @@ def make_codebooks(
     latents: torch.Tensor, wanted: Sequence[tuple[int, int]], options: CodebookOptions, name: str
 ) -> dict[tuple[int, int], Codebook]:
     """Return a codebook of latents ``[N, d]`` for each (K, seed) of ``wanted``; one Gram matrix serves them all."""
-    from ..quantization import d4m_codebook, quantize_many
-
     if options.clustering == "d4m":
         expand = options.km_expand
         return {(k, s): d4m_codebook(latents, k, km_expand=expand, seed=s, name=name) for k, s in wanted}
@@ -34,16 +29,12 @@ def make_codebooks(
 
 def save_codebook(folder: Path, book: Codebook) -> None:
     """Write a codebook into an artifact's folder."""
-    import torch
-
     tensors = {name: getattr(book, name).cpu() for name in ("centroids", "masses", "assignment", "nearest")}
     write_tensors(folder / FILE, tensors | {"distortion": torch.tensor(book.distortion, dtype=torch.float64)})
 
 
 def load_codebook(folder: Path) -> Codebook:
     """Read a codebook from an artifact's folder."""
-    from ..quantization import Codebook
-
     tensors = read_tensors(folder / FILE)
     return Codebook(distortion=tensors.pop("distortion").item(), **tensors)
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from ..distilled_set import DistilledSet
 from ..errors import DistillError
 from ..store.artifacts import hash_key, hash_tensors
 from ..store.code import code_hash
@@ -17,14 +21,9 @@ from ..store.metering import Cost, measure
 from .checkpoints import CHECKPOINT
 from .encoding import prior_module
 from .generation import GENERATION_GROUP, at_size, resized
+from .method import Distiller
 from .networks import NetworkDoors
 from .work import Effort, Work
-
-if TYPE_CHECKING:
-    import torch
-
-    from ..distilled_set import DistilledSet
-    from .method import Distiller
 
 SHAPING = tuple(f"{__package__}.{name}" for name in ("encoding", "codebooks", "generation", "latents", "networks"))
 """The modules of this package whose code shapes what a method gets, and so every set."""
@@ -83,26 +82,24 @@ class DistillContext(NetworkDoors):
         ``fields`` are those of :class:`~ddoq_plugin.DistilledSet`, such as ``weights`` or ``targets``. Images larger
         than the method's ``stored_size`` are brought to it. ``stats`` become columns of the rows.
         """
-        from ..distilled_set import DistilledSet
-
-        size = method.config.stored_size
+        size, prior = method.config.stored_size, self.prior
         if size is not None and images.shape[-1] > size:
-            images = self._shrunk(images, size)
+            if images.is_floating_point():
+                images = resized(images, size)
+            else:
+                smaller = self.empty_images(len(images), size)
+                for start in range(0, len(images), GENERATION_GROUP):
+                    part = slice(start, start + GENERATION_GROUP)
+                    smaller[part] = at_size(images[part], size)
+                images = smaller
         pixels: Any = None if images.is_floating_point() else images
         floats = images if pixels is None else None
-        provenance = {
-            "method": method.name or type(method).__name__,
-            "label": method.label(),
-            "settings": json.loads(method.config.model_dump_json()),
-            "dataset": self.data.name,
-            "dataset_fingerprint": self.data.fingerprint,
-            "prior": None if self.prior is None else getattr(self.prior, "title", "") or self.prior.name,
-            "prior_fingerprint": None if self.prior is None else self.prior.fingerprint[:12],
-            "ipc": ipc,
-            "clusters": clusters,
-            "seed": seed,
-            "stats": stats or {},
-        }
+        settings = json.loads(method.config.model_dump_json())
+        provenance = {"method": method.name or type(method).__name__, "label": method.label(), "settings": settings}
+        provenance |= {"dataset": self.data.name, "dataset_fingerprint": self.data.fingerprint}
+        provenance["prior"] = None if prior is None else getattr(prior, "title", "") or prior.name
+        provenance["prior_fingerprint"] = None if prior is None else prior.fingerprint[:12]
+        provenance |= {"ipc": ipc, "clusters": clusters, "seed": seed, "stats": stats or {}}
         return DistilledSet(pixels, labels, self.class_names, provenance=provenance, floats=floats, **fields)
 
     def prior_modules(self) -> list[str]:
@@ -125,19 +122,12 @@ class DistillContext(NetworkDoors):
         ``needs`` is what the method's doors will ask for; ``effort`` what ``distill`` does beside that.
         """
         own, side = effort or Effort(), method.config.stored_size or self.data.image_size
-        count = ipc * self.num_classes
-        pixels = 3 * count * side**2
-        operations = {**own.operations, "png_megapixels": count * side**2 / 1e6}
-        return Work(
-            "sets",
-            self.set_key(method, ipc, clusters, seed),
-            lambda folder: self._make_set(folder, method, ipc, clusters, seed),
-            tuple(needs),
-            f"set {method.label()}, IPC {ipc}, seed {seed}",
-            stage,
-            resumable=True,
-            effort=replace(own, operations=operations, bytes=own.bytes + round(pixels * (1 + PNG_SHARE))),
-        )
+        pixels = ipc * self.num_classes * side**2
+        operations = {**own.operations, "png_megapixels": pixels / 1e6}
+        effort = replace(own, operations=operations, bytes=own.bytes + round(3 * pixels * (1 + PNG_SHARE)))
+        asked, title = (method, ipc, clusters, seed), f"set {method.label()}, IPC {ipc}, seed {seed}"
+        make = functools.partial(self._make_set, *asked)
+        return Work("sets", self.set_key(*asked), make, tuple(needs), title, stage, resumable=True, effort=effort)
 
     def work_of(self, method: Distiller, ipc: int, clusters: int | None = None, seed: int = 0) -> Work:
         """Return the work of a method's set: the set itself, with all that the method declares as its needs."""
@@ -153,8 +143,6 @@ class DistillContext(NetworkDoors):
 
         A wrapper's row counts the whole cost of the set, as ``sets``.
         """
-        from ..distilled_set import DistilledSet
-
         method.check(self, ipc, clusters)
         return DistilledSet.load(self.do(self.work_of(method, ipc, clusters, seed)), verified=True)
 
@@ -164,16 +152,13 @@ class DistillContext(NetworkDoors):
         Classes that are not named keep all. Store, prior and account of costs are this context's; keys follow the
         images, so that nothing of the whole data is taken for a part of it.
         """
-        import torch
-
         kept = {}
         for class_id, name in enumerate(self.class_names):
             count = self.class_size(class_id)
             own = torch.as_tensor(rows.get(class_id, range(count)), dtype=torch.int64)
             if not len(own) or int(own.min()) < 0 or int(own.max()) >= count or len(own.unique()) != len(own):
-                raise DistillError(
-                    f"class {name!r} has {count} training images; keep some, each once, by 0 to {count - 1}"
-                )
+                message = f"class {name!r} has {count} training images; keep some, each once, by 0 to {count - 1}"
+                raise DistillError(message)
             kept[class_id] = own
         chosen = torch.cat([self.data.train.class_indices(class_id)[own] for class_id, own in kept.items()])
         key = {"data": self.data.fingerprint, "rows": hash_tensors(chosen)}
@@ -185,20 +170,13 @@ class DistillContext(NetworkDoors):
 
     def set_key(self, method: Distiller, ipc: int, clusters: int | None, seed: int) -> dict[str, Any]:
         """Return what a set depends on: data, prior, plugins, the method, its settings and code, IPC, K, seed."""
-        return {
-            **self.identity,
-            "method": method.name or type(method).__name__,
-            "settings": method.config.model_dump(mode="json"),
-            "ipc": ipc,
-            "clusters": clusters,
-            "seed": seed,
-            "code": code_hash(*SHAPING, *self.prior_modules(), *method_modules(method)),
-        }
+        name, settings = method.name or type(method).__name__, method.config.model_dump(mode="json")
+        code = code_hash(*SHAPING, *self.prior_modules(), *method_modules(method))
+        asked = {"method": name, "settings": settings, "ipc": ipc, "clusters": clusters, "seed": seed, "code": code}
+        return {**self.identity, **asked}
 
-    def _make_set(self, folder: Path, method: Distiller, ipc: int, clusters: int | None, seed: int) -> Cost:
+    def _make_set(self, method: Distiller, ipc: int, clusters: int | None, seed: int, folder: Path) -> Cost:
         """Distil into ``folder`` and return the whole cost; the provenance has it by kind, and the method's own."""
-        from ..distilled_set import DistilledSet
-
         for place in folder.iterdir():  # a process was killed while it wrote the set; its checkpoints are kept
             if not place.name.endswith(CHECKPOINT):
                 shutil.rmtree(place) if place.is_dir() else place.unlink()
@@ -206,7 +184,7 @@ class DistillContext(NetworkDoors):
             made = method.distill(self, ipc, clusters=clusters, seed=seed)
         if not isinstance(made, DistilledSet):
             raise DistillError(f"{method.label()!r} returned {type(made).__name__}; distill must return a DistilledSet")
-        before = self._making[-1].before if self._making else 0.0
+        before = sum(self._making[-1][1]) if self._making else 0.0
         seconds = max(0.0, meter.seconds - ledger.inside) + before
         own = Cost(seconds, len(made), meter.device, meter.peak_memory_mb)
         used = ledger.by_kind()
@@ -215,19 +193,8 @@ class DistillContext(NetworkDoors):
         replace(made, provenance={**made.provenance, "cost": cost}).save(folder, self.store)
         return whole
 
-    def _shrunk(self, images: torch.Tensor, size: int) -> torch.Tensor:
-        if images.is_floating_point():
-            return resized(images, size)
-        made = self.empty_images(len(images), size)
-        for start in range(0, len(images), GENERATION_GROUP):
-            part = slice(start, start + GENERATION_GROUP)
-            made[part] = at_size(images[part], size)
-        return made
-
 
 def method_modules(method: Distiller) -> list[str]:
     """Return the modules of a method's classes and of the methods that it wraps."""
-    from .method import Distiller
-
     own = [cls.__module__ for cls in type(method).__mro__ if issubclass(cls, Distiller) and cls is not Distiller]
     return own + [module for part in method.parts() for module in method_modules(part)]

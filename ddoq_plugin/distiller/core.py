@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 import time
 import weakref
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ..errors import DistillError
 from ..progress import bar
@@ -22,8 +25,6 @@ from .checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from .work import Effort, Work, all_work
 
 if TYPE_CHECKING:
-    import torch
-
     from ..data import ImageData
     from ..priors import Prior
 
@@ -40,17 +41,8 @@ class Ledger:
 
     def by_kind(self) -> dict[str, Cost]:
         """Return the cost of making what was used, whoever made it, by kind of artifact."""
-        kinds = sorted({kind for kind, _ in self.used})
-        # sorted, so that a sum has the same bits in every process
+        kinds = sorted({kind for kind, _ in self.used})  # sorted, so that a sum has the same bits in every process
         return {kind: Cost.total(self.used[use] for use in sorted(self.used) if use[0] == kind) for kind in kinds}
-
-
-@dataclass
-class Making:
-    """An artifact that is being made: its working folder, and the seconds that a killed process had spent on it."""
-
-    folder: Path
-    before: float = 0.0
 
 
 class ContextCore:
@@ -68,7 +60,7 @@ class ContextCore:
     ) -> None:
         if store is None:
             folder = tempfile.mkdtemp(prefix="ddoq-")
-            weakref.finalize(self, _remove, folder)
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             store = Store(folder)
         self.data, self.prior, self.store, self.progress = data, prior, store, progress
         self.device = device or str(getattr(prior, "device", "cpu"))
@@ -76,7 +68,8 @@ class ContextCore:
         if prior is not None:
             prior.bind_classes(data.class_names, data.wnids)
         self._ledgers = [Ledger()]
-        self._making: list[Making] = []  # from the outermost to the innermost
+        # what is being made, from the outermost to the innermost: the folder, and the seconds of a killed process
+        self._making: list[tuple[Path, list[float]]] = []
         self._last_images: tuple[int, torch.Tensor] | None = None
 
     @property
@@ -176,10 +169,10 @@ class ContextCore:
         ``state_dict`` (networks, optimisers). Every ``every`` seconds (default 30) it is kept in the working folder of
         what is being made: a run that is killed continues from there to the same bits.
         """
-        file = self._making[-1].folder / f"{name}{CHECKPOINT}" if self._making else None
+        folder, spent = self._making[-1] if self._making else (None, [])
+        file = None if folder is None else folder / f"{name}{CHECKPOINT}"
         first, before = load_checkpoint(file, state)
-        if self._making:
-            self._making[-1].before += before
+        spent.append(before)
         started = saved = time.perf_counter()
         pause = CHECKPOINT_SECONDS if every is None else every
         with self.bar(total, name) as shown:
@@ -220,8 +213,6 @@ class ContextCore:
 
         ``size`` None: that of the dataset's images. Raises DistillError where the disk has no room for it.
         """
-        import torch
-
         folder, size = self.store.scratch(), size or self.data.image_size
         try:
             return empty_tensor((count, 3, size, size), torch.uint8, folder)
@@ -253,17 +244,18 @@ class ContextCore:
         """Return ``make`` with its cost measured and a place for checkpoints, which are gone when it has ended."""
 
         def made(folder: Path) -> Cost:
-            self._making.append(Making(folder))
+            spent: list[float] = []
+            self._making.append((folder, spent))
             try:
                 with measure(self.device) as meter:
                     told = make(folder)
             finally:
-                making = self._making.pop()
+                self._making.pop()
             for file in folder.glob(f"*{CHECKPOINT}"):
                 file.unlink()
             if isinstance(told, Cost):
                 return told
-            seconds = meter.seconds + making.before if told is None else float(told)
+            seconds = meter.seconds + sum(spent) if told is None else float(told)
             return Cost(seconds, None, meter.device, meter.peak_memory_mb)
 
         return made
@@ -276,9 +268,3 @@ class ContextCore:
                 path = self.store.path(one.kind, one.key)
                 if path.is_dir():
                     used[one.address] = cost_of(path)
-
-
-def _remove(folder: str) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

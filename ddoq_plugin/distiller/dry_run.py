@@ -36,7 +36,7 @@ class DeferredPrior:
     """Stands for a prior whose facts are known; the first call that needs more loads it."""
 
     def __init__(self, facts: PriorFacts, load: Callable[[], Prior]) -> None:
-        self.__dict__.update({name: getattr(facts, name) for name in facts.__dataclass_fields__}, _load=load)
+        self.__dict__.update(vars(facts), _load=load)
 
     def bind_classes(self, class_names: Sequence[str], wordnet_ids: Sequence[str] | None = None) -> None:
         """Nothing to do: the loader binds the dataset's classes."""

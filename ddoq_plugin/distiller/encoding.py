@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
 
 from ..errors import DistillError
 from ..registry import PRIORS
@@ -22,8 +25,6 @@ from ..store.metering import Cost, measure
 from ..store.tensor_files import Stream, read_metadata, read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    import torch
-
     from ..data import ImageData
     from ..priors import Prior
     from .options import CodebookOptions
@@ -43,15 +44,11 @@ class ClassEncoder:
         self, data: ImageData, prior: Prior | None, class_id: int, options: CodebookOptions, *, progress: bool = False
     ) -> None:
         self.data, self.prior, self.class_id, self.options, self.progress = data, prior, class_id, options, progress
-
-    @property
-    def is_pixels(self) -> bool:
-        """Whether the space is that of the images themselves, which nobody has to encode or store."""
-        return self.options.space == "pixel" or self.prior is None
+        self.is_pixels = options.space == "pixel" or prior is None  # which nobody has to encode or store
 
     @property
     def key(self) -> dict[str, Any]:
-        """Return what the latents depend on."""
+        """What the latents depend on."""
         options = self.options
         key: dict[str, Any] = {"data": self.data.fingerprint, "class": self.class_id, "space": options.space}
         if self.prior is not None and not self.is_pixels:
@@ -61,19 +58,6 @@ class ClassEncoder:
                 key |= {"inversion_steps": options.inversion_steps, "names": list(self.data.class_names)}
         return key
 
-    def shards(self) -> tuple[torch.Tensor, ...]:
-        """Return the indices of each shard's images in the training split."""
-        return self.data.train.class_indices(self.class_id).split(ENCODE_SHARD)
-
-    def pixels(self) -> torch.Tensor:
-        """Return the class's images, uint8 ``[N, 3, S, S]``: the latents of the pixel space, before scaling."""
-        return self.data.train.images(self.data.train.class_indices(self.class_id))
-
-    def parts(self) -> Iterator[torch.Tensor]:
-        """Yield the latents, float16 ``[n, ...]`` a shard."""
-        for rows in self.shards():
-            yield self._encode(rows)
-
     def write(self, folder: Path) -> Cost:
         """Write the class's latents into ``folder``, going on from the shards that are there, and return their cost.
 
@@ -81,35 +65,29 @@ class ClassEncoder:
         """
         made = folder / FILE
         if _rows(made) is None:  # it was joined already where a process died between here and its publication
-            shards = self.shards()
+            assert self.prior is not None
+            shards = self.data.train.class_indices(self.class_id).split(ENCODE_SHARD)
             files = [folder / f"shard_{number:05d}.safetensors" for number in range(len(shards))]
             for file, rows in zip(files, shards, strict=True):
                 if _rows(file) != len(rows):
-                    self._write_shard(file, rows, sync=len(shards) > 1)
+                    with measure(self.prior.device) as meter:
+                        latents = self._encode(self.prior, rows)
+                    metadata = _metadata(Cost.of(meter, len(rows)))
+                    write_tensors(file, {"tensor": latents}, metadata, sync=len(shards) > 1)
             _join(files, made)
         for file in folder.iterdir():
             if file != made:
                 file.unlink()
         return _cost(made)
 
-    def _write_shard(self, file: Path, rows: torch.Tensor, *, sync: bool) -> None:
-        assert self.prior is not None
-        with measure(self.prior.device) as meter:
-            latents = self._encode(rows)
-        write_tensors(file, {"tensor": latents}, _metadata(Cost.of(meter, len(rows))), sync=sync)
-
-    def _encode(self, rows: torch.Tensor) -> torch.Tensor:
+    def _encode(self, prior: Prior, rows: torch.Tensor) -> torch.Tensor:
         """Return the latents of the images at ``rows`` of the training split, float16."""
-        import torch
-
-        assert self.prior is not None
         sample = self.options.encoding == "sample"
         seeds = [derive_seed("encode", index) for index in rows.tolist()] if sample else None
-        latents = self.prior.encode(self.data.train.images(rows), sample=sample, seeds=seeds)
+        latents = prior.encode(self.data.train.images(rows), sample=sample, seeds=seeds)
         if self.options.space == "noise":
             classes = torch.full((len(latents),), self.class_id)
-            steps = self.options.inversion_steps
-            latents = self.prior.invert(latents, classes, steps=steps, progress=self.progress)
+            latents = prior.invert(latents, classes, steps=self.options.inversion_steps, progress=self.progress)
         bad = ~torch.isfinite(latents.flatten(1)).all(1)
         if bad.any():
             raise DistillError(
@@ -126,12 +104,9 @@ def prior_module(prior: Prior) -> str:
 
 def scaled_pixels(images: torch.Tensor) -> torch.Tensor:
     """Return uint8 images as latents: float32 in [0, 1], rounded to float16 as all latents are."""
-    import torch
-
     latents = torch.empty(images.shape)
-    for start in range(0, len(images), ENCODE_SHARD):
-        part = slice(start, start + ENCODE_SHARD)
-        latents[part] = (images[part].float() / 255).half()
+    for made, part in zip(latents.split(ENCODE_SHARD), images.split(ENCODE_SHARD), strict=True):
+        made.copy_((part.float() / 255).half())
     return latents
 
 
@@ -156,8 +131,6 @@ def _cost(file: Path) -> Cost:
 
 def _rows(file: Path) -> int | None:
     """Return the number of latents in a file, None where it is not there or not whole."""
-    from safetensors import SafetensorError
-
     try:
         return len(read_tensors(file)["tensor"])
     except (OSError, KeyError, SafetensorError):

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import DistillError
+import torch
+
+from ..quantization import Codebook, w2_squared
 from ..seeding import derive_seed
 from ..store.artifacts import hash_key, hash_tensors
 from ..store.code import code_hash
@@ -23,11 +25,7 @@ from .options import CodebookOptions
 from .work import Batch, Effort, Work
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..priors import Prior
     from ..priors.guide import Guide
-    from ..quantization import Codebook
 
 LATENTS_IN_MEMORY = 2  # of one class each; a method can look at two spaces of a class in turn
 HALF, FLOAT, DOUBLE = 2, 4, 8  # bytes of a number
@@ -45,8 +43,6 @@ class LatentDoors(ContextCore):
         self._known_work: dict[Any, Work] = {}
         self._whole: tuple[LatentDoors, Mapping[int, torch.Tensor]] | None = None  # of a restricted context
 
-    # -- latents
-
     def latents(self, class_id: int, options: CodebookOptions | None = None) -> torch.Tensor:
         """Return the latents of a class in the space of ``options``, float32 ``[N, ...]``.
 
@@ -54,9 +50,10 @@ class LatentDoors(ContextCore):
         """
         if self._whole is not None:
             return self._whole[0].latents(class_id, options)[self._whole[1][class_id]]
-        encoder = self._encoder(class_id, options)
-        if encoder.is_pixels:
-            return scaled_pixels(self._kept(("pixels", str(class_id)), encoder.pixels))
+        if self._encoder(class_id, options).is_pixels:
+            train = self.data.train
+            read = functools.partial(train.images, train.class_indices(class_id))
+            return scaled_pixels(self._kept(("pixels", str(class_id)), read))
         (work,) = self.encode_work(class_id, options)
         path = self.do(work)
         return self._kept(work.address, lambda: read_tensors(path / FILE)["tensor"]).float()
@@ -68,26 +65,21 @@ class LatentDoors(ContextCore):
         encoder = self._encoder(class_id, options)
         if encoder.is_pixels:
             return ()
-        return (self._once(("latents", class_id, _of_latents(encoder.options)), lambda: self._encode_work(encoder)),)
-
-    def _encode_work(self, encoder: ClassEncoder) -> Work:
-        count, numbers = self.class_size(encoder.class_id), self._numbers()
-        passes = {"encode": float(count)}
-        if encoder.options.space == "noise":
-            passes["denoise"] = float(count * encoder.options.inversion_steps)
-        reads = {"image_files": float(count)} if self.data.train.in_files else {}
-        shard = ENCODE_SHARD * (3 * self.data.image_size**2 + FLOAT * numbers)
-        return Work(
-            "latents",
-            encoder.key,
-            encoder.write,
-            title=f"encode class {self.class_names[encoder.class_id]!r}",
-            stage="encode",
-            resumable=True,
-            effort=Effort(count, passes, reads, bytes=HALF * count * numbers, memory=shard),
-        )
-
-    # -- codebooks
+        options = encoder.options
+        steps = options.inversion_steps if options.space == "noise" else None
+        asked = ("latents", class_id, options.space, options.encoding, steps)
+        if asked not in self._known_work:
+            count, numbers = self.class_size(class_id), self._numbers()
+            passes = {"encode": float(count)}
+            if steps is not None:
+                passes["denoise"] = float(count * steps)
+            reads = {"image_files": float(count)} if self.data.train.in_files else {}
+            shard = ENCODE_SHARD * (3 * self.data.image_size**2 + FLOAT * numbers)
+            effort = Effort(count, passes, reads, bytes=HALF * count * numbers, memory=shard)
+            title = f"encode class {self.class_names[class_id]!r}"
+            work = Work("latents", encoder.key, encoder.write, (), title, "encode", resumable=True, effort=effort)
+            self._known_work[asked] = work
+        return (self._known_work[asked],)
 
     def codebook(self, class_id: int, clusters: int, seed: int = 0, options: CodebookOptions | None = None) -> Codebook:
         """Return the codebook of ``clusters`` points of a class."""
@@ -96,37 +88,33 @@ class LatentDoors(ContextCore):
     def codebook_work(
         self, class_id: int, clusters: int, seed: int = 0, options: CodebookOptions | None = None
     ) -> Work:
-        """Declare the codebook of ``clusters`` points of a class. All codebooks of a class are made from one Gram
-        matrix."""
+        """Declare the codebook of ``clusters`` points of a class; all of a class are made from one Gram matrix."""
         options = options or CodebookOptions()
         asked = ("codebooks", class_id, clusters, seed, options)
-        return self._once(asked, lambda: self._codebook_work(class_id, clusters, seed, options))
-
-    def _codebook_work(self, class_id: int, clusters: int, seed: int, options: CodebookOptions) -> Work:
-        latents = self._encoder(class_id, options).key
-        shared = {"latents": latents, "options": options.model_dump()}
-        key = {**shared, "clusters": clusters, "seed": seed}
-        key["code"] = code_hash(make_codebooks.__module__)
-        count, numbers = float(self.class_size(class_id)), self._numbers(options)
-        once, each = {"product_flops": count**2 * numbers}, {"codebooks": 1.0}
-        if options.clustering != "lloyd":
-            once, each = {}, {"distance_flops": 2 * count * clusters * numbers}
-        elif options.masses == "balanced":
-            each = {"balanced_codebooks": 1.0}
-        memory = count * numbers * (HALF + 2 * FLOAT) + 2 * min(DOUBLE * count**2, GRAM_BYTES)
-        memory += 2 * DOUBLE * clusters * numbers
-        size = codebook_bytes(clusters, numbers, int(count))
-        return Work(
-            "codebooks",
-            key,
-            _together,
-            self.encode_work(class_id, options),
-            f"quantise class {self.class_names[class_id]!r}",
-            "quantise",
-            effort=Effort(int(count), {}, each, bytes=size, memory=round(memory)),
-            batch=Batch(hash_key(shared), self._make_codebooks, once),
-            argument=(class_id, clusters, seed, options),
-        )
+        if asked not in self._known_work:
+            shared = {"latents": self._encoder(class_id, options).key, "options": options.model_dump()}
+            key = {**shared, "clusters": clusters, "seed": seed, "code": code_hash(make_codebooks.__module__)}
+            count, numbers = self.class_size(class_id), self._numbers(options)
+            once, each = {"product_flops": float(count**2 * numbers)}, {"codebooks": 1.0}
+            if options.clustering != "lloyd":
+                once, each = {}, {"distance_flops": 2.0 * count * clusters * numbers}
+            elif options.masses == "balanced":
+                each = {"balanced_codebooks": 1.0}
+            memory = count * numbers * (HALF + 2 * FLOAT) + 2 * min(DOUBLE * count**2, GRAM_BYTES)
+            memory += 2 * DOUBLE * clusters * numbers
+            size = codebook_bytes(clusters, numbers, count)
+            self._known_work[asked] = Work(
+                "codebooks",
+                key,
+                _together,
+                self.encode_work(class_id, options),
+                f"quantise class {self.class_names[class_id]!r}",
+                "quantise",
+                effort=Effort(count, {}, each, bytes=size, memory=memory),
+                batch=Batch(hash_key(shared), self._make_codebooks, once),
+                argument=asked[1:],
+            )
+        return self._known_work[asked]
 
     def _make_codebooks(self, works: list[Work]) -> None:
         """Store codebooks of one class; each costs an equal share. Encoding is no part of it."""
@@ -149,10 +137,6 @@ class LatentDoors(ContextCore):
         weights: torch.Tensor | None = None,
     ) -> float:
         """Return the exact W2 between a class and weighted points of its space (None: equal weights)."""
-        import torch
-
-        from ..quantization import w2_squared
-
         masses = torch.ones(len(points)).double() if weights is None else weights.double()
         return w2_squared(self.latents(class_id, options).flatten(1), points, masses=masses / masses.sum()) ** 0.5
 
@@ -160,8 +144,6 @@ class LatentDoors(ContextCore):
         """Return what ``times`` measurements of W2 with ``points`` a class take, in all classes, for an Effort."""
         pairs = float(times * points * len(self.data.train))
         return {"distance_flops": 2 * pairs * self._numbers(), "transport_pairs": pairs}
-
-    # -- images
 
     def class_groups(self, ipc: int) -> list[tuple[int, ...]]:
         """Return the groups of classes that are generated together, by IPC and the number of classes alone."""
@@ -183,7 +165,7 @@ class LatentDoors(ContextCore):
         the prior's own. ``size`` None is that of the dataset's images. ``guide`` may shift every step of the denoiser.
         The images are stored by the content of all these. :meth:`pushforward` also lets a sweep make them beforehand.
         """
-        made = self._generation(latents, class_ids, seeds, size, guide, sampler)
+        made = Generation(self, latents, class_ids, seeds, size, guide, sampler)
         inputs = {"tensors": hash_tensors(latents, class_ids), "seeds": hash_key(list(seeds))}
         work = Work("images", made.key(inputs), made.write, title="generate images")
         return read_tensors(self.do(work) / FILE)["tensor"]
@@ -203,31 +185,10 @@ class LatentDoors(ContextCore):
         """Declare ``count`` images a class, pushed through the prior from ``starts(class_id)`` ``[count, ...]``.
 
         ``recipe`` is plain data: all that starts and guide depend on beside their code and the work that they need
-        (``needs(class_id)``).
-        Its images are stored by this recipe, in groups of classes; sets with one recipe share them. ``guide(classes)``
-        gives the guide of a group. Image i of a class has the noise of (seed, class, i).
+        (``needs(class_id)``). Its images are stored by this recipe, in groups of classes; sets with one recipe share
+        them. ``guide(classes)`` gives the guide of a group. Image i of a class has the noise of (seed, class, i).
         """
         return Pushforward(self, starts, count, seed, dict(recipe), needs, size, guide, sampler)
-
-    def _generation(
-        self,
-        latents: torch.Tensor,
-        class_ids: torch.Tensor,
-        seeds: Sequence[int],
-        size: int | None,
-        guide: Guide | None,
-        sampler: Mapping[str, Any],
-    ) -> Generation:
-        prior, side = self._require_prior(), size or self.data.image_size
-        settings = {"space": "latent", "scheduler": None, **sampler}
-        return Generation(
-            self.data, prior, latents, class_ids, list(seeds), side, settings, guide, progress=self.progress
-        )
-
-    def _require_prior(self) -> Prior:
-        if self.prior is None:
-            raise DistillError("this method needs a prior; name one in the configuration (prior: ...)")
-        return self.prior
 
     def _encoder(self, class_id: int, options: CodebookOptions | None) -> ClassEncoder:
         return ClassEncoder(self.data, self.prior, class_id, options or CodebookOptions(), progress=self.progress)
@@ -246,12 +207,6 @@ class LatentDoors(ContextCore):
                 del self._latents[next(iter(self._latents))]
             self._latents[address] = read()
         return self._latents[address]
-
-    def _once(self, asked: Any, declare: Callable[[], Work]) -> Work:
-        """Return what was declared before: one class's work is asked for by many sets."""
-        if asked not in self._known_work:
-            self._known_work[asked] = declare()
-        return self._known_work[asked]
 
 
 @dataclass(frozen=True)
@@ -284,7 +239,7 @@ class Pushforward:
         needs = tuple(work for class_id in group for work in self.needs(class_id))
         code = code_hash(self.starts.__module__, *([] if self.guide is None else [self.guide.__module__]))
         recipe = {"recipe": self.recipe, "needs": [work.address for work in needs], "seed": self.seed, "code": code}
-        key = self._generation(group, None).key(recipe | {"group": list(group), "count": self.count})
+        key = self._generation(group, torch.empty(0)).key(recipe | {"group": list(group), "count": self.count})
         images = len(group) * self.count
         space, strength = sampler.get("space", "latent"), sampler["strength"]
         steps = sampler["steps"] if space == "noise" else int(strength * sampler["steps"])
@@ -295,29 +250,18 @@ class Pushforward:
         return Work("images", key, lambda folder: self._make(group, folder), needs, title, "generate", effort=effort)
 
     def _make(self, group: tuple[int, ...], folder: Path) -> Cost:
-        import torch
+        guide = None if self.guide is None else self.guide(group)
+        return self._generation(group, torch.cat([self.starts(class_id) for class_id in group]), guide).write(folder)
 
-        return self._generation(group, torch.cat([self.starts(class_id) for class_id in group])).write(folder)
-
-    def _generation(self, group: tuple[int, ...], starts: torch.Tensor | None) -> Generation:
-        import torch
-
+    def _generation(self, group: tuple[int, ...], starts: torch.Tensor, guide: Guide | None = None) -> Generation:
         class_ids = torch.tensor(group).repeat_interleave(self.count)
         seeds = [derive_seed("noise", self.seed, class_id, i) for class_id in group for i in range(self.count)]
-        guide = None if self.guide is None or starts is None else self.guide(group)
-        latents = torch.empty(0) if starts is None else starts
-        return self.context._generation(latents, class_ids, seeds, self.size, guide, self.sampler)
+        return Generation(self.context, starts, class_ids, seeds, self.size, guide, self.sampler)
 
 
 def _save(book: Codebook, cost: Cost, folder: Path) -> Cost:
     save_codebook(folder, book)
     return cost
-
-
-def _of_latents(options: CodebookOptions) -> CodebookOptions:
-    """Return options that differ only where the latents do."""
-    steps = {"inversion_steps": options.inversion_steps} if options.space == "noise" else {}
-    return CodebookOptions(space=options.space, encoding=options.encoding, **steps)
 
 
 def _together(folder: Path) -> None:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import nn
 
 from ..errors import DistillError, nearest
+from ..evaluation.dynamics import KINDS, training_scores
+from ..evaluation.evaluator import student_code
+from ..evaluation.features import features_of
+from ..evaluation.inputs import Normaliser
+from ..evaluation.students.build import build_student
 from ..seeding import derive_seed
 from ..store.code import code_hash
 from ..store.tensor_files import read_tensors, write_tensors
 from .latents import LatentDoors
 from .work import Effort, Work
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from ..evaluation.inputs import Normaliser
-
-    Sampler = Callable[[int, int, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
+Sampler = Callable[[int, int, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
 NETWORK, SCORES, FEATURES = "network.safetensors", "scores.safetensors", "features.safetensors"
 EPOCHS = 20  # of the training whose network and scores are kept; our choice
@@ -47,44 +50,30 @@ class NetworkDoors(LatentDoors):
         self._on_device: dict[int, torch.Tensor] = {}
         self._sampler: Sampler | None = None
 
-    # -- networks
-
     def network(self, name: str, *seed: int | str) -> nn.Module:
         """Return a fresh student in train mode on the device, its weights drawn from ``seed`` by name.
 
         Any name that a sweep takes; the global generators stay as they were. Not stored: building it is cheap.
         """
-        from ..evaluation.students.build import build_student
-
         made = build_student(name, self.num_classes, self.data.image_size, seed=derive_seed("network", *seed))
         return made.to(self.device).train()
 
     @property
     def normaliser(self) -> Normaliser:
         """What maps images in [0, 1] to a student's input: measured on the training images, differentiable."""
-        from ..evaluation.inputs import Normaliser
-
         return Normaliser.measured(self.data.train)
 
     def network_work(self, student: str = SCORER, seed: int = 0, epochs: int = EPOCHS) -> Work:
         """Declare a student trained on all training images, with the scores of each; one training for all who ask."""
-        from ..evaluation.evaluator import student_code
-
         count = len(self.data.train)
         code = [student_code(student), code_hash("ddoq_plugin.evaluation.dynamics"), code_hash(__name__)]
-        return Work(
-            "networks",
-            {"data": self.data.fingerprint, "student": student, "seed": seed, "epochs": epochs, "code": code},
-            lambda folder: self._train(folder, student, seed, epochs),
-            title=f"train {student} for its scores",
-            stage="train",
-            effort=Effort(count * epochs, {student: 4.0 * count * epochs}),  # three for training, one for scoring
-        )
+        key = {"data": self.data.fingerprint, "student": student, "seed": seed, "epochs": epochs, "code": code}
+        make = functools.partial(self._train, student, seed, epochs)
+        effort = Effort(count * epochs, {student: 4.0 * count * epochs})  # three for training, one for scoring
+        return Work("networks", key, make, title=f"train {student} for its scores", stage="train", effort=effort)
 
     def trained(self, student: str = SCORER, seed: int = 0, epochs: int = EPOCHS) -> nn.Module:
         """Return a student trained on all training images, in eval mode on the device; at most one training."""
-        from ..evaluation.students.build import build_student
-
         model = build_student(student, self.num_classes, self.data.image_size, seed=0)
         model.load_state_dict(read_tensors(self.do(self.network_work(student, seed, epochs)) / NETWORK))
         return model.to(self.device).eval()
@@ -95,23 +84,16 @@ class NetworkDoors(LatentDoors):
         ``kind``: loss_early, loss_late, forgetting or el2n (:func:`ddoq_plugin.evaluation.dynamics.training_scores`).
         All kinds come from one training. Raises DistillError for another kind.
         """
-        from ..evaluation.dynamics import KINDS
-
         if kind not in KINDS:
             raise DistillError(f"there is no score {kind!r}{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}")
         return read_tensors(self.do(self.network_work(student, seed, epochs)) / SCORES)[kind]
 
-    def _train(self, folder: Path, student: str, seed: int, epochs: int) -> None:
-        from ..evaluation.dynamics import training_scores
-
+    def _train(self, student: str, seed: int, epochs: int, folder: Path) -> None:
         model = self.network(student, "scores", seed)
         scores = training_scores(model, self.data.train, self.normaliser, epochs=epochs, seed=seed, device=self.device)
-        write_tensors(
-            folder / NETWORK, {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-        )
+        weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+        write_tensors(folder / NETWORK, weights)
         write_tensors(folder / SCORES, scores)
-
-    # -- features
 
     def features(self, class_id: int, extractor: str, seed: int = 0) -> torch.Tensor:
         """Return features of a class, float32 ``[N, d]``: ``pixels``, ``latents``, or a student's penultimate layer,
@@ -127,8 +109,6 @@ class NetworkDoors(LatentDoors):
 
     def features_work(self, class_id: int, extractor: str, seed: int = 0) -> tuple[Work, ...]:
         """Declare the features of a class; pixels have none, latents are their own work."""
-        from ..evaluation.evaluator import student_code
-
         kind, _, student = extractor.partition(":")
         if extractor == "pixels":
             return ()
@@ -141,39 +121,22 @@ class NetworkDoors(LatentDoors):
         count = self.class_size(class_id)
         key = {"data": self.data.fingerprint, "class": class_id, "extractor": extractor, "seed": seed}
         key["code"] = [student_code(student), code_hash("ddoq_plugin.evaluation.features"), code_hash(__name__)]
+        make = functools.partial(self._extract, class_id, kind, student, seed)
         needs = (self.network_work(student, seed),) if kind == "trained" else ()
-        return (
-            Work(
-                "features",
-                key,
-                lambda folder: self._extract(folder, class_id, kind, student, seed),
-                needs,
-                f"features of class {self.class_names[class_id]!r}",
-                "encode",
-                effort=Effort(count, {student: float(count)}),
-            ),
-        )
+        title, effort = f"features of class {self.class_names[class_id]!r}", Effort(count, {student: float(count)})
+        return (Work("features", key, make, needs, title, "encode", effort=effort),)
 
-    def _extract(self, folder: Path, class_id: int, kind: str, student: str, seed: int) -> None:
-        import torch
-
-        from ..evaluation.features import features_of
-
+    def _extract(self, class_id: int, kind: str, student: str, seed: int, folder: Path) -> None:
         trained = kind == "trained"
         model = self.trained(student, seed) if trained else self.network(student, "features", seed).eval()
+        images = self.images(class_id).split(256)
         with torch.no_grad():
-            parts = [
-                features_of(model, self.normaliser(part.to(self.device))) for part in self.images(class_id).split(256)
-            ]
+            parts = [features_of(model, self.normaliser(part.to(self.device))) for part in images]
         write_tensors(folder / FEATURES, {"features": torch.cat(parts).float().cpu()})
-
-    # -- real batches
 
     def real_batch(self, class_id: int, size: int, generator: torch.Generator) -> RealBatch:
         """Return real images of a class drawn by the context's sampler: uniform and without repetition as far as the
         class reaches, unless :meth:`with_sampler` gave another."""
-        import torch
-
         rows, weights = (self._sampler or self._uniform)(class_id, size, generator)
         if class_id not in self._on_device:
             images = self.images(class_id)
@@ -195,8 +158,6 @@ class NetworkDoors(LatentDoors):
         return other
 
     def _uniform(self, class_id: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        import torch
-
         count, drawn = self.class_size(class_id), torch.empty(0, dtype=torch.int64)
         while len(drawn) < size:
             drawn = torch.cat([drawn, torch.randperm(count, generator=generator)])

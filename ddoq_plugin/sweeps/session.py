@@ -105,12 +105,7 @@ class SweepSession:
         elif self.prior_source is not None:
             prior = self.prior_source.load()
         return DistillContext(
-            self.data,
-            prior,
-            self.store,
-            device=self.device,
-            progress=self.progress,
-            identity=self.identity,
+            self.data, prior, self.store, device=self.device, progress=self.progress, identity=self.identity
         )
 
     @functools.cached_property
