@@ -218,10 +218,16 @@ def plan(
     """Say what a sweep will do and cost (hours, disk, memory), what of it is done, and what cannot fit (status 2)."""
     from .planning import make_plan, parse_size, render
 
-    settings, machine = _settings(config, set_, plugin), {"device": device, "count": devices, "cores": cores}
-    memory_gb = None if memory is None else parse_size(memory) / 1e9
-    sizes = {"memory_gb": memory_gb, "disk_bytes": None if disk is None else parse_size(disk)}
-    made = make_plan(settings, **machine, **sizes, assume_data=assume_dataset, assume_weights=assume_weights)
+    made = make_plan(
+        _settings(config, set_, plugin),
+        device=device,
+        count=devices,
+        cores=cores,
+        memory_gb=None if memory is None else parse_size(memory) / 1e9,
+        disk_bytes=None if disk is None else parse_size(disk),
+        assume_data=assume_dataset,
+        assume_weights=assume_weights,
+    )
     typer.echo(render(made, format))
     for reason in made.refused:
         typer.echo(f"error: {reason}", err=True)

@@ -83,7 +83,7 @@ class Generation:
         Methods that differ in their weights alone share images.
         """
         code = code_hash(__name__, prior_module(self.prior))
-        key = {"prior": self.prior.fingerprint, "code": code, "classes": list(self.class_names)}
+        key: dict[str, Any] = {"prior": self.prior.fingerprint, "code": code, "classes": list(self.class_names)}
         key |= {"inputs": inputs, "size": self.size, **self.settings}
         if self.guide is not None:
             key["guide"] = {**self.guide.key, "code": code_hash(type(self.guide).__module__)}

@@ -91,8 +91,8 @@ def role_protocols(protocol: Protocol) -> dict[str, Protocol]:
     ``hard``: class labels, the same crops and mirrors, no mixing, as LRS in DD-Ranking trains it (use_aug_for_hard
     False). ``plain``: soft labels of the images as they are (ARS without augmentation).
     """
-    hard = {"label_mode": "hard", "loss": {"name": "cross_entropy"}, "mixing": {}}
-    changes = {"hard": hard, "plain": {"augmentation": {}, "mixing": {}}}
+    hard: dict[str, Any] = {"label_mode": "hard", "loss": {"name": "cross_entropy"}, "mixing": {}}
+    changes: dict[str, dict[str, Any]] = {"hard": hard, "plain": {"augmentation": {}, "mixing": {}}}
     return {"soft": protocol} | {
         role: Protocol.model_validate(protocol.model_dump() | change | {"name": f"{protocol.name} {role}"})
         for role, change in changes.items()

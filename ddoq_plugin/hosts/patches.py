@@ -163,7 +163,9 @@ class _WeightedBatches:
 
     def __init__(self, loader: DataLoader, weights: Tensor) -> None:
         self.dataset, self.weights, self.batch_weights = loader.dataset, weights, weights[:0]
-        numbered = StackDataset(loader.dataset, range(len(loader.dataset)))
+        images: Any = loader.dataset
+        rows: Any = range(len(images))
+        numbered = StackDataset(images, rows)
         self._loader = DataLoader(numbered, loader.batch_size, sampler=loader.sampler, num_workers=loader.num_workers)
 
     def __len__(self) -> int:

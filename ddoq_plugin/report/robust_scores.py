@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -51,7 +52,7 @@ def augmentation_robust_score(
     return _normalised(balance * (set_augmented - random_augmented) + (1 - balance) * (set_plain - random_plain))
 
 
-def score_columns(accuracies: Mapping[str, float], balance: float = BALANCE) -> dict[str, float]:
+def score_columns(accuracies: Mapping[Any, float], balance: float = BALANCE) -> dict[str, float]:
     """Return the scores that ``accuracies`` (percent, named as the arguments of the two scores) suffice for.
 
     LRS comes with its parts ``hard_label_recovery`` and ``improvement_over_random``, in percentage points.
