@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig, Effort, Work
+from .distiller import CodebookOptions, Distiller, DistillerConfig, Effort, Work
 from .errors import DistillError, nearest
 
 if TYPE_CHECKING:
     import torch
 
     from .distilled_set import DistilledSet
-    from .distiller import Pushforward
+    from .distiller import DistillContext, Pushforward
     from .quantization import Codebook
     from .quantization.allocation import Allocation
 
@@ -60,6 +60,7 @@ class DDOQ(Distiller):
     uses_weights = True
     needs_prior = True
     weight_settings = ("weighting", "alpha")
+    quick = {"steps": 4}
     Config = DDOQConfig
     config: DDOQConfig
 

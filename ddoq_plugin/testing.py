@@ -41,7 +41,7 @@ class Subject:
 
         if self.plugin is not None:
             load_plugin(self.plugin)
-        return make_distiller(self.name, {**self.settings, **more})
+        return make_distiller(self.name, {**getattr(DISTILLERS.load(self.name), "quick", {}), **self.settings, **more})
 
     def context(self) -> DistillContext:
         """Return the small context, with a prior only if the method declares that it needs one."""
@@ -54,7 +54,8 @@ class Subject:
 def check_distiller(name: str, *, plugin: str | Path | None = None, **settings: Any) -> None:
     """Raise AssertionError, naming the broken promise, unless the registered distiller ``name`` keeps the contract.
 
-    ``plugin`` is the file that registers it where no installed package does; ``settings`` are the method's own.
+    ``plugin`` is the file that registers it where no installed package does; ``settings`` are the method's own, over
+    those that it calls ``quick``.
     """
     subject = Subject(name, settings, None if plugin is None else str(plugin))
     for check in CHECKS:

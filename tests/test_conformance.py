@@ -17,14 +17,10 @@ from ddoq_plugin.testing import CHECKS, Subject, check_declared_work, check_dist
 EXAMPLE = Path(__file__).parent.parent / "examples" / "outside_package"
 
 
-QUICK = {"steps": 4, "iterations": 3, "network": "convnet3_w32", "batch": 8}  # of methods that have such settings
-
-
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
 @pytest.mark.parametrize("name", registered())
 def test_contract(name, check):
-    fields = Subject(name).make().Config.model_fields
-    check(Subject(name, {setting: value for setting, value in QUICK.items() if setting in fields}))
+    check(Subject(name))
 
 
 class Breaks(Distiller):

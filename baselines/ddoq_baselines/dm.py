@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from ddoq_plugin.distiller import DistillContext, Distiller, DistillerConfig, Effort, Work
+from ddoq_plugin.distiller import Distiller, DistillerConfig, Effort, Work
 from ddoq_plugin.errors import DistillError
 from ddoq_plugin.seeding import generator
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ddoq_plugin.distilled_set import DistilledSet
+    from ddoq_plugin.distiller import DistillContext
 
 FEATURES = 2048  # of the paper's network, for which its learning rate is
 
@@ -44,6 +45,7 @@ class DM(Distiller):
     """
 
     name = "dm"
+    quick = {"iterations": 3, "batch": 8, "network": "convnet3_w32"}
     Config = DMConfig
     config: DMConfig
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ddoq_plugin.distiller import CodebookOptions, DistillContext, Distiller, DistillerConfig, Effort, Work
+from ddoq_plugin.distiller import CodebookOptions, Distiller, DistillerConfig, Effort, Work
 
 if TYPE_CHECKING:
     from ddoq_plugin.distilled_set import DistilledSet
+    from ddoq_plugin.distiller import DistillContext
 
 
 class KMedoidsConfig(CodebookOptions, DistillerConfig):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ddoq_plugin.distiller import DistillContext, Distiller, Effort, Work
+from ddoq_plugin.distiller import Distiller, Effort, Work
 from ddoq_plugin.seeding import generator
 
 if TYPE_CHECKING:
     from ddoq_plugin.distilled_set import DistilledSet
+    from ddoq_plugin.distiller import DistillContext
 
 
 class RandomSelection(Distiller):

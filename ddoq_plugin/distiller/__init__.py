@@ -18,23 +18,21 @@ This package holds all that decides what a context gives to a method: its source
 
 from __future__ import annotations
 
-from .context import DistillContext
-from .encoding import ENCODE_SHARD
-from .generation import GENERATION_GROUP
-from .latents import Pushforward
+from typing import TYPE_CHECKING
+
+from ..lazy_imports import lazy_names
 from .method import Distiller, make_distiller
 from .options import CodebookOptions, DistillerConfig
 from .work import Effort, Work
 
+if TYPE_CHECKING:  # these load torch, which a list of methods need not
+    from .context import DistillContext
+    from .encoding import ENCODE_SHARD
+    from .generation import GENERATION_GROUP
+    from .latents import Pushforward
+
 __all__ = [
-    "ENCODE_SHARD",
-    "GENERATION_GROUP",
-    "CodebookOptions",
-    "DistillContext",
-    "Distiller",
-    "DistillerConfig",
-    "Effort",
-    "Pushforward",
-    "Work",
-    "make_distiller",
-]
+    "Distiller", "DistillerConfig", "CodebookOptions", "DistillContext", "Pushforward", "Effort", "Work",
+    "make_distiller", "ENCODE_SHARD", "GENERATION_GROUP",
+]  # fmt: skip
+__getattr__, __dir__ = lazy_names(__name__)

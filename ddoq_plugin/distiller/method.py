@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import ValidationError
@@ -23,7 +23,8 @@ class Distiller(ABC):
 
     The flags say what a method needs and does: ``makes_images`` (False: it picks real ones), ``uses_clusters`` (the
     number of clusters K is a setting of its own), ``uses_weights``, ``needs_prior``, and ``reference`` (others are
-    tested against it). ``weight_settings`` names the settings that change nothing but the weights.
+    tested against it). ``weight_settings`` names the settings that change nothing but the weights. ``quick`` are
+    settings with which the method takes a moment, for :mod:`ddoq_plugin.testing`.
     """
 
     name: ClassVar[str] = ""  # the registry's name, set when the method is made by name
@@ -33,6 +34,7 @@ class Distiller(ABC):
     needs_prior: ClassVar[bool] = False
     reference: ClassVar[bool] = False
     weight_settings: ClassVar[tuple[str, ...]] = ()
+    quick: ClassVar[Mapping[str, Any]] = {}
     Config: ClassVar[type[DistillerConfig]] = DistillerConfig
 
     def __init_subclass__(cls, **keywords: Any) -> None:
