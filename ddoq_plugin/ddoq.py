@@ -32,8 +32,8 @@ class DDOQConfig(CodebookOptions, DistillerConfig):
     """Settings of DDOQ, beside those of its codebook and of every method.
 
     share: how images are shared out where K < IPC, ``equal`` (so that all weightings have the same images) or
-    ``proportional`` to the masses.
-    requantise: how K > IPC points are quantised again, by their ``masses`` or as ``equal`` ones (D4M).
+    ``proportional`` to the masses. requantise: how K > IPC points are quantised again, by their ``masses`` or as
+    ``equal`` ones (D4M).
     weighting: the shape of an image's weight: ``uniform``, ``counts`` (the masses, the paper's theory), ``sqrt`` or
     ``power`` (masses to the ``alpha``). The paper mentions a variance-reduction heuristic without its formula; the only
     public re-implementation takes the square root, and so does the default.
@@ -101,8 +101,6 @@ class DDOQ(Distiller):
         weights = points.per_image(shaped)
         return images, weights, self.measure(context, class_id, points, shaped, weights)
 
-    # -- the steps
-
     @property
     def space(self) -> CodebookOptions:
         """How latents become the codebook."""
@@ -114,16 +112,9 @@ class DDOQ(Distiller):
         """Return the class's points, their masses and the number of images of each; where K = IPC, the codebook's."""
         from .quantization.allocation import allocate
 
-        by_mass = self.config.requantise == "masses"
-        return allocate(
-            latents.flatten(1),
-            book,
-            ipc,
-            share=self.config.share,
-            masses=self.config.masses if by_mass else "unweighted",
-            seed=seed,
-            name=context.class_names[class_id],
-        )
+        config, name = self.config, context.class_names[class_id]
+        masses = config.masses if config.requantise == "masses" else "unweighted"
+        return allocate(latents.flatten(1), book, ipc, share=config.share, masses=masses, seed=seed, name=name)
 
     def pushforward(self, context: DistillContext, ipc: int, clusters: int, seed: int) -> Pushforward:
         """Declare the images of all classes: the points, noised, denoised and decoded. Weights are no part of it."""
@@ -131,10 +122,8 @@ class DDOQ(Distiller):
         prior_space = space.model_copy(update={"space": "latent"})
 
         def starts(class_id: int) -> torch.Tensor:
-            latents = context.latents(class_id, space)
-            points = self.allocate(
-                context, class_id, latents, context.codebook(class_id, clusters, seed, space), ipc, seed
-            )
+            latents, book = context.latents(class_id, space), context.codebook(class_id, clusters, seed, space)
+            points = self.allocate(context, class_id, latents, book, ipc, seed)
             if space.space != "pixel":
                 return points.points.reshape(-1, *latents.shape[1:]).repeat_interleave(points.copies, 0)
             from .quantization.allocation import nearest_samples
@@ -147,23 +136,15 @@ class DDOQ(Distiller):
             own = context.encode_work(class_id, prior_space) if space.space == "pixel" else ()
             return (context.codebook_work(class_id, clusters, seed, space), *own)
 
-        return context.pushforward(
-            starts,
-            ipc,
-            seed=seed,
-            recipe={
-                "points": "nearest" if space.space == "pixel" else "centroids",
-                "share": config.share if clusters < ipc else None,
-                "requantise": [config.requantise, config.masses] if clusters > ipc else None,
-            },
-            needs=needs,
-            size=config.stored_size,
-            strength=config.strength,
-            guidance_scale=config.guidance_scale,
-            steps=config.steps,
-            space="noise" if space.space == "noise" else "latent",
-            scheduler=config.scheduler,
-        )
+        recipe = {
+            "points": "nearest" if space.space == "pixel" else "centroids",
+            "share": config.share if clusters < ipc else None,
+            "requantise": [config.requantise, config.masses] if clusters > ipc else None,
+        }
+        sampler = config.model_dump(include={"strength", "guidance_scale", "steps", "scheduler"})
+        sampler["space"] = "noise" if space.space == "noise" else "latent"
+        size = config.stored_size
+        return context.pushforward(starts, ipc, seed=seed, recipe=recipe, needs=needs, size=size, **sampler)
 
     def shape(self, points: Allocation) -> torch.Tensor:
         """Return the weights of the points, [m]; ``uniform`` gives every image the same."""
@@ -180,13 +161,8 @@ class DDOQ(Distiller):
         from .quantization import effective_sample_size
 
         modes = self.space.measured()
-        return {
-            "w2_used": context.w2(class_id, points.points, modes, shaped),
-            "w2_uniform": context.w2(class_id, points.points, modes),
-            "effective_sample_size": effective_sample_size(weights),
-        }
-
-    # -- what sweeps and tables ask
+        used, uniform = (context.w2(class_id, points.points, modes, own) for own in (shaped, None))
+        return {"w2_used": used, "w2_uniform": uniform, "effective_sample_size": effective_sample_size(weights)}
 
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
@@ -206,19 +182,19 @@ class DDOQ(Distiller):
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)
-        strength, steps = self.config.strength, self.config.steps
+        strength, steps, scheduler, label = self.config.strength, self.config.steps, self.config.scheduler, self.label()
         if strength > 0 and int(strength * steps) < 1 and self.config.space != "noise":
             raise DistillError(
-                f"{self.label()!r}: strength {strength:g} of {steps} steps runs none; raise one, or set strength: 0"
+                f"{label!r}: strength {strength:g} of {steps} steps runs none; raise one, or set strength: 0"
             )
-        if self.config.scheduler is not None:
-            from .priors.sampling import SCHEDULERS
+        if scheduler is not None:
+            from .priors.sampling import SCHEDULERS  # it loads diffusers
 
-            if self.config.scheduler not in SCHEDULERS:
-                hint = f"{nearest(self.config.scheduler, SCHEDULERS)} (known: {', '.join(SCHEDULERS)})"
-                raise DistillError(f"{self.label()!r}: unknown scheduler {self.config.scheduler!r}{hint}")
-        if self.config.strength > 0 and not context.can_denoise:
-            raise DistillError(f"the prior cannot denoise; set strength: 0 for {self.label()!r} or use a diffusion one")
+            if scheduler not in SCHEDULERS:
+                hint = f"{nearest(scheduler, SCHEDULERS)} (known: {', '.join(SCHEDULERS)})"
+                raise DistillError(f"{label!r}: unknown scheduler {scheduler!r}{hint}")
+        if strength > 0 and not context.can_denoise:
+            raise DistillError(f"the prior cannot denoise; set strength: 0 for {label!r} or use a diffusion one")
 
     def _clusters(self, ipc: int, clusters: int | None) -> int:
         """Return the K of the codebook. For one image it is 1: whatever K, the centroids of a stationary codebook,

@@ -21,18 +21,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..lazy_imports import lazy_names
-from .method import Distiller, make_distiller
-from .options import CodebookOptions, DistillerConfig
+from .method import CodebookOptions, Distiller, DistillerConfig, make_distiller
 from .work import Effort, Work
 
 if TYPE_CHECKING:  # these load torch, which a list of methods need not
     from .context import DistillContext
-    from .encoding import ENCODE_SHARD
-    from .generation import GENERATION_GROUP
     from .latents import Pushforward
 
 __all__ = [
     "Distiller", "DistillerConfig", "CodebookOptions", "DistillContext", "Pushforward", "Effort", "Work",
-    "make_distiller", "ENCODE_SHARD", "GENERATION_GROUP",
+    "make_distiller",
 ]  # fmt: skip
 __getattr__, __dir__ = lazy_names(__name__)

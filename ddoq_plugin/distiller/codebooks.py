@@ -9,7 +9,7 @@ import torch
 
 from ..quantization import Codebook, d4m_codebook, quantize_many
 from ..store.tensor_files import read_tensors, write_tensors
-from .options import CodebookOptions
+from .method import CodebookOptions
 
 FILE = "codebook.safetensors"
 

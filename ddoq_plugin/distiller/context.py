@@ -18,7 +18,7 @@ from ..errors import DistillError
 from ..store.artifacts import hash_key, hash_tensors
 from ..store.code import code_hash
 from ..store.metering import Cost, measure
-from .checkpoints import CHECKPOINT
+from .core import CHECKPOINT
 from .encoding import prior_module
 from .generation import GENERATION_GROUP, at_size, resized
 from .method import Distiller

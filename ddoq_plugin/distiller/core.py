@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -21,14 +22,13 @@ from ..store.artifacts import Store, cost_of
 from ..store.code import code_hash
 from ..store.metering import Cost, measure
 from ..store.tensor_files import empty_tensor
-from .checkpoints import CHECKPOINT, load_checkpoint, save_checkpoint
 from .work import Effort, Work, all_work
 
 if TYPE_CHECKING:
     from ..data import ImageData
     from ..priors import Prior
 
-CHECKPOINT_SECONDS = 30.0
+CHECKPOINT, CHECKPOINT_SECONDS = ".checkpoint", 30.0
 
 
 @dataclass
@@ -171,7 +171,7 @@ class ContextCore:
         """
         folder, spent = self._making[-1] if self._making else (None, [])
         file = None if folder is None else folder / f"{name}{CHECKPOINT}"
-        first, before = load_checkpoint(file, state)
+        first, before = _load_checkpoint(file, state)
         spent.append(before)
         started = saved = time.perf_counter()
         pause = CHECKPOINT_SECONDS if every is None else every
@@ -182,7 +182,7 @@ class ContextCore:
                 shown.update(1)
                 now = time.perf_counter()
                 if file is not None and now - saved > pause and step + 1 < total:
-                    save_checkpoint(file, state, step + 1, before + now - started)
+                    _save_checkpoint(file, state, step + 1, before + now - started)
                     saved = now
 
     def check_class_sizes(self, needed: int, what: str, method: str) -> None:
@@ -268,3 +268,47 @@ class ContextCore:
                 path = self.store.path(one.kind, one.key)
                 if path.is_dir():
                     used[one.address] = cost_of(path)
+
+
+def _save_checkpoint(file: Path, state: Mapping[str, Any], step: int, seconds: float) -> None:
+    """Write ``state`` after ``step`` steps and the ``seconds`` they took."""
+    temporary = file.with_name(f".{file.name}")
+    torch.save({"step": step, "seconds": seconds, "state": _held(state)}, temporary)
+    os.replace(temporary, file)
+
+
+def _load_checkpoint(file: Path | None, state: Mapping[str, Any]) -> tuple[int, float]:
+    """Restore ``state`` in place; return the steps that were taken and their seconds, (0, 0.0) without a checkpoint."""
+    _held(state)  # a state that cannot be kept is an error at the start, not at the first checkpoint
+    if file is None or not file.is_file():
+        return 0, 0.0
+    kept = torch.load(file, weights_only=True, map_location="cpu")
+    if kept["state"].keys() != state.keys():
+        raise DistillError(f"the checkpoint {file.name} is of another loop; remove {file.parent} and begin again")
+    for name, one in state.items():
+        value = kept["state"][name]
+        if isinstance(one, torch.Tensor):
+            with torch.no_grad():
+                one.copy_(value)
+        elif isinstance(one, torch.Generator):
+            one.set_state(value)
+        else:
+            one.load_state_dict(value)
+    return kept["step"], kept["seconds"]
+
+
+def _held(state: Mapping[str, Any]) -> dict[str, Any]:
+    held = {}
+    for name, one in state.items():
+        if isinstance(one, torch.Tensor):
+            held[name] = one.detach().cpu()
+        elif isinstance(one, torch.Generator):
+            held[name] = one.get_state()
+        elif hasattr(one, "state_dict") and hasattr(one, "load_state_dict"):
+            held[name] = one.state_dict()
+        else:
+            kind = type(one).__name__
+            raise DistillError(
+                f"the state {name!r} of a loop is a {kind}; give tensors, generators or objects with state_dict"
+            )
+    return held

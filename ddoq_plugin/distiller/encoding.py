@@ -27,7 +27,7 @@ from ..store.tensor_files import Stream, read_metadata, read_tensors, write_tens
 if TYPE_CHECKING:
     from ..data import ImageData
     from ..priors import Prior
-    from .options import CodebookOptions
+    from .method import CodebookOptions
 
 ENCODE_SHARD = 256  # images; part of no key: an image's latent does not depend on its neighbours
 FILE = "tensor.safetensors"

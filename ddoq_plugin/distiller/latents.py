@@ -21,7 +21,7 @@ from .codebooks import codebook_bytes, load_codebook, make_codebooks, save_codeb
 from .core import ContextCore
 from .encoding import ENCODE_SHARD, ClassEncoder, scaled_pixels
 from .generation import FILE, GENERATION_GROUP, Generation, class_groups
-from .options import CodebookOptions
+from .method import CodebookOptions
 from .work import Batch, Effort, Work
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from ..errors import StoreError
 from .metering import Cost
 from .tensor_files import raw_chunks
@@ -49,10 +51,9 @@ class Store:
             return path
         if not (path / MANIFEST).is_file():
             return None
-        damaged = damaged_files(path)
-        if damaged:
-            message = f"the stored {kind} {path.name} is damaged ({', '.join(damaged)}): it is made again"
-            warnings.warn(message, stacklevel=2)
+        if damaged := damaged_files(path):
+            text = f"the stored {kind} {path.name} is damaged ({', '.join(damaged)}): it is made again"
+            warnings.warn(text, stacklevel=2)
             return None
         self._verified.add(path)
         return path
@@ -70,8 +71,6 @@ class Store:
         found = self.find(kind, key)
         if found is not None:
             return found
-        from filelock import FileLock
-
         path = self.path(kind, key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,16 @@ class Store:
             try:
                 started = time.perf_counter()
                 told = make(work)
-                publish(work, path, key, _as_cost(told, time.perf_counter() - started))
+                seconds = time.perf_counter() - started if told is None else told
+                cost = seconds if isinstance(seconds, Cost) else Cost(seconds=float(seconds))
+                files = {
+                    file.relative_to(work).as_posix(): hash_file(file) for file in work.rglob("*") if file.is_file()
+                }
+                content = {"key": _plain(key, "key"), "seconds": cost.seconds, "cost": asdict(cost), "files": files}
+                write_atomic(work / MANIFEST, json.dumps(content, indent=1, sort_keys=True))
+                if path.exists():  # a damaged one
+                    shutil.rmtree(path)
+                os.replace(work, path)
             finally:
                 if not resumable:
                     shutil.rmtree(work, ignore_errors=True)
@@ -104,16 +112,6 @@ def cost_of(path: Path) -> Cost:
     """Return what an artifact cost to make, whoever made it."""
     content = json.loads((path / MANIFEST).read_text())
     return Cost(**content["cost"]) if "cost" in content else Cost(seconds=float(content["seconds"]))
-
-
-def publish(work: Path, path: Path, key: Mapping[str, Any], cost: Cost) -> None:
-    """Write the manifest of a finished working folder and move the folder into its place in one step."""
-    files = {file.relative_to(work).as_posix(): hash_file(file) for file in sorted(work.rglob("*")) if file.is_file()}
-    content = {"key": _plain(key, "key"), "seconds": cost.seconds, "cost": asdict(cost), "files": files}
-    write_atomic(work / MANIFEST, json.dumps(content, indent=1, sort_keys=True))
-    if path.exists():  # a damaged one
-        shutil.rmtree(path)
-    os.replace(work, path)
 
 
 def link_files(artifact: Path, folder: Path) -> None:
@@ -184,10 +182,8 @@ def hash_file(path: Path) -> str:
 
 
 def hash_tensors(*tensors: torch.Tensor | None) -> str:
-    """Return the sha256 of tensors' dtypes, shapes and bytes (None counts as absent).
-
-    It reads them piece by piece: a mapped tensor never lies in memory as a whole.
-    """
+    """Return the sha256 of tensors' dtypes, shapes and bytes (None counts as absent), read piece by piece: a mapped
+    tensor never lies in memory as a whole."""
     digest = hashlib.sha256()
     for tensor in tensors:
         if tensor is None:
@@ -197,9 +193,3 @@ def hash_tensors(*tensors: torch.Tensor | None) -> str:
         for chunk in raw_chunks(tensor):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _as_cost(told: Cost | float | None, measured: float) -> Cost:
-    if isinstance(told, Cost):
-        return told
-    return Cost(seconds=measured if told is None else float(told))

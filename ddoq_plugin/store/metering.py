@@ -58,8 +58,8 @@ class Cost:
     """The cost of making something, whoever made it.
 
     seconds: wall clock. images: how many were worked on, None where that means nothing. device: ``"cpu"``, a GPU's
-    name, or several joined with ``+``; None where nothing was made. peak_memory_mb: MiB, as
-    this module defines it; None where it was not measured.
+    name, or several joined with ``+``; None where nothing was made. peak_memory_mb: MiB, as this module defines it;
+    None where it was not measured.
     """
 
     seconds: float = 0.0
@@ -90,10 +90,8 @@ class Cost:
 @contextmanager
 def measure(device: str | torch.device = "cpu") -> Iterator[Meter]:
     """Measure the block; its figures are on the meter when the block has ended, also by an exception."""
-    on_cuda = str(device).startswith("cuda")
-    meter = Meter(_cuda_name(device) if on_cuda else "cpu")
-    started = time.perf_counter()
-    with _cuda_peak(meter, device) if on_cuda else _process_peak(meter):
+    meter, started = Meter(), time.perf_counter()
+    with _cuda_peak(meter, device) if str(device).startswith("cuda") else _process_peak(meter):
         try:
             yield meter
         finally:
@@ -157,7 +155,7 @@ def _sample() -> None:
 def _cuda_peak(meter: Meter, device: str | torch.device) -> Iterator[None]:
     import torch
 
-    outer = list(_cuda_active)
+    meter.device, outer = torch.cuda.get_device_name(device), list(_cuda_active)
     for other in outer:  # the reset below would hide what they have seen
         other.note(torch.cuda.max_memory_allocated(device) / MIB)
     torch.cuda.reset_peak_memory_stats(device)
@@ -170,9 +168,3 @@ def _cuda_peak(meter: Meter, device: str | torch.device) -> Iterator[None]:
         _cuda_active.remove(meter)
         for other in outer:
             other.note(meter.peak_memory_mb)
-
-
-def _cuda_name(device: str | torch.device) -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device)

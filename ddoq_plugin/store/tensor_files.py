@@ -9,13 +9,14 @@ memory map, so that a tensor's bytes come from the disk when they are touched an
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,7 @@ def write_tensors(
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name, tensor in ordered:
-        end = offset + _elements(tensor.shape) * tensor.dtype.itemsize
+        end = offset + math.prod(tensor.shape) * tensor.dtype.itemsize
         kind = _NAMES[str(tensor.dtype).removeprefix("torch.")]
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
@@ -67,7 +68,8 @@ def write_tensors(
         with open(temporary, "wb") as file:
             file.write(len(text).to_bytes(8, "little") + text)
             for name, tensor in ordered:
-                _write_one(file, name, tensor)
+                for part in _checked_parts(name, tensor) if isinstance(tensor, Stream) else [tensor]:
+                    file.writelines(raw_chunks(part))
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
@@ -111,7 +113,7 @@ def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, folder: str | Path 
     """
     import torch
 
-    count = _elements(shape)
+    count = math.prod(shape)
     size = count * dtype.itemsize
     if size <= IN_MEMORY:
         return torch.empty(shape, dtype=dtype)
@@ -129,24 +131,12 @@ def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, folder: str | Path 
         os.unlink(name)
 
 
-def _write_one(file: IO[bytes], name: str, tensor: torch.Tensor | Stream) -> None:
-    if not isinstance(tensor, Stream):
-        for chunk in raw_chunks(tensor):
-            file.write(chunk)
-        return
+def _checked_parts(name: str, stream: Stream) -> Iterator[torch.Tensor]:
     rows = 0
-    for part in tensor.parts:
-        if part.dtype != tensor.dtype or tuple(part.shape[1:]) != tuple(tensor.shape[1:]):
-            raise ValueError(f"a part of {name!r} is {part.dtype} {list(part.shape)}, not rows of {tensor}")
+    for part in stream.parts:
+        if part.dtype != stream.dtype or tuple(part.shape[1:]) != tuple(stream.shape[1:]):
+            raise ValueError(f"a part of {name!r} is {part.dtype} {list(part.shape)}, not rows of {stream}")
         rows += len(part)
-        for chunk in raw_chunks(part):
-            file.write(chunk)
-    if rows != tensor.shape[0]:
-        raise ValueError(f"the parts of {name!r} have {rows} rows, not {tensor.shape[0]}")
-
-
-def _elements(shape: Iterable[int]) -> int:
-    count = 1
-    for length in shape:
-        count *= length
-    return count
+        yield part
+    if rows != stream.shape[0]:
+        raise ValueError(f"the parts of {name!r} have {rows} rows, not {stream.shape[0]}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,13 +39,14 @@ class SetSpec:
         clusters = "" if self.clusters is None else f"_k{self.clusters}"
         return f"{self.label.replace(' ', '_')}_ipc{self.ipc}{clusters}_seed{self.seed}"
 
-    @functools.cached_property
-    def _distiller(self) -> Distiller:
-        return make_distiller(self.method, self.settings)
-
     def distiller(self) -> Distiller:
         """Return the method with its settings, made once."""
-        return self._distiller
+        return self.asked[0]
+
+    @functools.cached_property
+    def asked(self) -> tuple[Distiller, int, int | None, int]:
+        """The arguments of a context's ``set_key``, ``work_of`` and ``distilled``."""
+        return make_distiller(self.method, self.settings), self.ipc, self.clusters, self.seed
 
     def __reduce__(self) -> tuple[Any, ...]:  # without the method, whose class another process may have to load first
         return SetSpec, (self.method, self.settings, self.label, self.ipc, self.clusters, self.seed, self.place)
@@ -74,17 +75,27 @@ class RowSpec:
 class Grid:
     """All sets and rows of a config, in a fixed order."""
 
-    sets: list[SetSpec] = field(default_factory=list)
-    rows: list[RowSpec] = field(default_factory=list)
+    sets: list[SetSpec]
+    rows: list[RowSpec]
 
 
 def make_grid(config: SweepConfig) -> Grid:
     """Expand a config. Raises ConfigError for a method or setting that does not exist."""
     sets: list[SetSpec] = []
     variants = [(method, *variant) for method in config.methods for variant in method_variants(method)]
-    for place, variant in enumerate(variants):
-        sets += _sets_of(config, *variant, place)
-    _check_labels(sets)
+    for place, (method, settings, label) in enumerate(variants):
+        uses_clusters = make_distiller(method.name, settings).uses_clusters
+        for ipc in config.ipc:
+            asked = (method.clusters or config.clusters) if uses_clusters else [None]
+            for clusters in dict.fromkeys(ipc if k == "ipc" else k for k in asked):
+                sets += [SetSpec(method.name, settings, label, ipc, clusters, seed, place) for seed in config.seeds]
+    by_label: dict[tuple, SetSpec] = {}
+    for spec in sets:
+        if by_label.setdefault((spec.label, spec.ipc, spec.clusters, spec.seed), spec) is not spec:
+            raise ConfigError(
+                f"two methods of the config are both called {spec.label!r}; give the differing setting as a list in "
+                "one entry, so that the table can tell them apart"
+            )
     rows = [RowSpec("distilled", student, s.seed, s) for s in sets for student in config.students]
     if config.full_data:
         for kind in ("full_data", "full_data_2x"):
@@ -106,31 +117,11 @@ def method_variants(config: MethodConfig) -> list[tuple[dict[str, Any], str]]:
     return variants
 
 
-def set_key(spec: SetSpec, context: DistillContext) -> dict[str, Any]:
-    """Return the key of a distilled set of a context's data and prior."""
-    return context.set_key(spec.distiller(), spec.ipc, spec.clusters, spec.seed)
-
-
 def row_key(spec: RowSpec, context: DistillContext, training_key: dict[str, Any]) -> str:
     """Return the name of a row's file; ``training_key`` holds the protocol, the teacher and the code that trains."""
-    made_from = None if spec.set is None else set_key(spec.set, context)
-    code = student_code(spec.student)
-    key = {"kind": spec.kind, "set": made_from, "student": [spec.student, code], "seed": spec.seed, **training_key}
-    return hash_key(key)[:20]
-
-
-def _sets_of(
-    config: SweepConfig, method: MethodConfig, settings: dict[str, Any], label: str, place: int
-) -> list[SetSpec]:
-    uses_clusters = make_distiller(method.name, settings).uses_clusters
-    made = []
-    for ipc in config.ipc:
-        asked = method.clusters or config.clusters
-        wanted = [ipc if k == "ipc" else k for k in asked] if uses_clusters else [None]
-        for clusters in dict.fromkeys(wanted):
-            for seed in config.seeds:
-                made.append(SetSpec(method.name, settings, label, ipc, clusters, seed, place))
-    return made
+    made_from = None if spec.set is None else context.set_key(*spec.set.asked)
+    student = [spec.student, student_code(spec.student)]
+    return hash_key({"kind": spec.kind, "set": made_from, "student": student, "seed": spec.seed, **training_key})[:20]
 
 
 def _is_varied(name: str, given: dict[str, Any], key: str) -> bool:
@@ -147,14 +138,3 @@ def _is_varied(name: str, given: dict[str, Any], key: str) -> bool:
     except ValidationError:
         return True
     return False
-
-
-def _check_labels(sets: list[SetSpec]) -> None:
-    by_label: dict[tuple, SetSpec] = {}
-    for spec in sets:
-        other = by_label.setdefault((spec.label, spec.ipc, spec.clusters, spec.seed), spec)
-        if other is not spec:
-            raise ConfigError(
-                f"two methods of the config are both called {spec.label!r}; give the differing setting as a list in "
-                "one entry, so that the table can tell them apart"
-            )

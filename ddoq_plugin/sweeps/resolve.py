@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..config import SweepConfig
 from ..yaml_files import EXTENDS
 
@@ -15,13 +17,12 @@ def resolved(config: SweepConfig) -> SweepConfig:
     Where latents are encoded or images generated on GPUs and the config names no ``dtype``, it becomes that of a prior
     on CUDA: otherwise stages on other devices would take the same weights for another prior.
     """
-    paths: dict[str, Any] = {"output": str(config.output_folder.resolve()), "store": str(config.store_folder.resolve())}
-    paths["plugins"] = [str(Path(plugin).resolve()) for plugin in config.plugins]
-    dataset = {
-        name: str(Path(value).resolve()) if name in ("path", "root") else value
-        for name, value in config.dataset.options().items()
-    }
-    content = config.model_dump() | paths | {"dataset": {"name": config.dataset.name, **dataset}}
+    content = config.model_dump()
+    content |= {"output": str(config.output_folder.resolve()), "store": str(config.store_folder.resolve())}
+    content["plugins"] = [str(Path(plugin).resolve()) for plugin in config.plugins]
+    content["dataset"] = {"name": config.dataset.name, **config.dataset.options()}
+    for name in {"path", "root"} & content["dataset"].keys():
+        content["dataset"][name] = str(Path(content["dataset"][name]).resolve())
     content["protocol"] = _protocol(config.protocol)
     if config.teacher is not None:
         content["teacher"]["protocol"] = _protocol(config.teacher.protocol)
@@ -29,15 +30,10 @@ def resolved(config: SweepConfig) -> SweepConfig:
     if config.prior is not None:
         content["prior"] |= {"path": _existing(config.prior.path), "train": _existing(config.prior.train)}
         if config.prior.name != "pixel" and "dtype" not in config.prior.options() and _prior_on_gpu(config):
-            content["prior"]["dtype"] = _cuda_dtype()
+            from ..priors.pipelines import pick_dtype
+
+            content["prior"]["dtype"] = str(pick_dtype(None, torch.device("cuda"))).removeprefix("torch.")
     return SweepConfig(**content)
-
-
-def check_device(device: str) -> None:
-    """Raise PriorError where this machine has no such device."""
-    from ..priors.base import pick_device
-
-    pick_device(device)
 
 
 def _protocol(given: str | dict[str, Any]) -> str | dict[str, Any]:
@@ -54,14 +50,5 @@ def _existing(text: str | None) -> str | None:
 
 def _prior_on_gpu(config: SweepConfig) -> bool:
     resources = config.resources
-    if resources.device.startswith("cuda"):
-        return True
-    return resources.device == "auto" and any(resources.of(stage).gpus for stage in ("encode", "generate"))
-
-
-def _cuda_dtype() -> str:
-    import torch
-
-    from ..priors.pipelines import pick_dtype
-
-    return str(pick_dtype(None, torch.device("cuda"))).removeprefix("torch.")
+    shares = any(resources.of(stage).gpus for stage in ("encode", "generate"))
+    return resources.device.startswith("cuda") or (resources.device == "auto" and shares)

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import SweepConfig, load_config
 from ..errors import ConfigError
+from ..priors.base import pick_device
 from ..record import failure, make_row, read_row, write_row
 from ..report import load_rows
 from ..store.artifacts import write_atomic
 from ..store.provenance import machine, provenance_columns
 from ..yaml_files import valid
 from .grid import Grid, RowSpec, SetSpec, make_grid, row_key
-from .resolve import check_device, resolved
+from .resolve import resolved
 from .session import SweepSession
 from .stages import Stages
 from .trials import Trial, run_trials
@@ -59,16 +60,16 @@ def sweep(
     Raises a DDOQError before any work where the config, the data or a method cannot do what is asked.
     """
     if not isinstance(config, SweepConfig):
-        asked = load_config(config, overrides)
-    else:
-        asked = valid(SweepConfig, {**config.model_dump(), **overrides}) if overrides else config
-    config = resolved(asked)
+        config = load_config(config, overrides)
+    elif overrides:
+        config = valid(SweepConfig, {**config.model_dump(), **overrides})
+    config = resolved(config)
     session = SweepSession(config, progress=progress)
     if address is None:
-        check_device(config.resources.device)
+        pick_device(config.resources.device)  # raises where this machine has no such device
     grid = make_grid(config)
     session.check(grid)
-    run = _Run(config, session, grid, config.output_folder, progress)
+    run = _Run(session, grid, progress)
     with Stages(session, address, run.say, progress=progress) as stages:
         if run.missing():
             stages.check_images()  # before the run's folder is made, as everything that can be wrong
@@ -79,24 +80,19 @@ def sweep(
             if missing:
                 run.make_all(stages)
             if missing or not (run.folder / "meta.json").exists():  # it describes where the rows were made
-                run.write_meta()
+                meta = session.describe() | machine()
+                write_atomic(run.folder / "meta.json", json.dumps(meta, indent=1, default=str))
             run.show_sets()
     frame = load_rows(run.folder)
     return SweepResult(run.folder, frame, int((frame["status"] == "failed").sum()))
 
 
-@dataclass
 class _Run:
-    config: SweepConfig
-    session: SweepSession
-    grid: Grid
-    folder: Path
-    progress: bool
-
-    def __post_init__(self) -> None:
-        keys = (row_key(row, self.session.planned, self.session.evaluator.key) for row in self.grid.rows)
-        self.rows = dict(zip(keys, self.grid.rows, strict=True))
-        self.row_folder = self.folder / "rows"
+    def __init__(self, session: SweepSession, grid: Grid, progress: bool) -> None:
+        self.config, self.session, self.grid, self.progress = session.config, session, grid, progress
+        self.rows = {row_key(row, session.planned, session.evaluator.key): row for row in grid.rows}
+        self.folder = session.config.output_folder
+        self.row_folder, self.other = self.folder / "rows", self.folder / "rows" / "other"
 
     def say(self, text: str) -> None:
         if self.progress:
@@ -121,13 +117,12 @@ class _Run:
 
     def prepare_folder(self) -> None:
         """Make the folder, set aside rows of an earlier form of the config, and bring back those that fit again."""
-        other = self.row_folder / "other"
-        other.mkdir(parents=True, exist_ok=True)
+        self.other.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / "config.yaml", self.session.config_text())
         for file in list(self.row_folder.glob("*.json")):
             if file.stem not in self.rows:
-                os.replace(file, other / file.name)
-        for file in list(other.glob("*.json")):
+                os.replace(file, self.other / file.name)
+        for file in list(self.other.glob("*.json")):
             if file.stem in self.rows and not (self.row_folder / file.name).exists():
                 os.replace(file, self.row_folder / file.name)
         titles = {spec.title for spec in self.grid.sets}
@@ -137,20 +132,19 @@ class _Run:
 
     def missing(self) -> dict[str, RowSpec]:
         """Return the rows that are not on disk as done, or set aside as done; failed ones are tried again."""
-        other = self.row_folder / "other"
-        found = {key: read_row(self.row_folder, key) or read_row(other, key) or {} for key in self.rows}
+        found = {key: read_row(self.row_folder, key) or read_row(self.other, key) or {} for key in self.rows}
         return {key: row for key, row in self.rows.items() if found[key].get("status") != "done"}
 
     def make_all(self, stages: Stages) -> None:
         """Make what is missing. While a prior is trained, the students of all data already use the other cores."""
-        missing = self.missing()
+        session, missing, prior = self.session, self.missing(), None
         sets = list({spec.title: spec for spec in (row.set for row in missing.values()) if spec is not None}.values())
-        prior = teacher = None
-        if self.to_train("prior") and sets:
+        trains_prior = self.config.prior is not None and self.config.prior.train is not None
+        if trains_prior and sets and not session.stored("priors", session.prior_source.key):
             prior = stages.submit("prior", "train", None, "the training of the prior")
-        if self.to_train("teacher"):
-            teacher = stages.submit("teacher", "train", None, "the training of the teacher")
-        self.require(stages, teacher, "teacher")
+        key = session.evaluator.teacher_key
+        if key is not None and not session.stored("teachers", key):
+            self.require(stages, stages.submit("teacher", "train", None, "the training of the teacher"), "teacher")
         if prior is not None:
             stages.release_idle()
             self.train(stages, self.whole_trials(missing))
@@ -160,25 +154,15 @@ class _Run:
         missing = self.missing()
         self.train(stages, self.whole_trials(missing) + self.set_trials(missing, made))
 
-    def to_train(self, what: str) -> bool:
-        """Return whether the prior or the teacher has yet to be made."""
-        session = self.session
-        if what == "prior":
-            trained = self.config.prior is not None and self.config.prior.train is not None
-            return trained and not session.stored("priors", session.prior_source.key)
-        key = session.evaluator.teacher_key
-        return key is not None and not session.stored("teachers", key)
-
-    def require(self, stages: Stages, task: Task | None, description: str) -> None:
+    def require(self, stages: Stages, task: Task, description: str) -> None:
         """Wait for what everything else needs; its error ends the sweep."""
-        if task is not None:
-            stages.finish([task], description)
-            if task.problem is not None:
-                raise task.problem
+        stages.finish([task], description)
+        if task.problem is not None:
+            raise task.problem
 
-    def make_sets(self, stages: Stages, sets: list[SetSpec]) -> dict[str, tuple[SetSpec, str]]:
+    def make_sets(self, stages: Stages, sets: list[SetSpec]) -> dict[str, str]:
         """Distil the sets and label them; return set hash by title. A set that fails makes its rows fail, no others."""
-        made: dict[str, tuple[SetSpec, str]] = {}
+        made: dict[str, str] = {}
         alike: dict[tuple[str, int], list[SetSpec]] = {}
         tasks = stages.make_sets(sets)
         for spec in sets:
@@ -186,31 +170,33 @@ class _Run:
             if task.problem is not None:
                 self.fail_set(spec, task.problem)
                 continue
-            made[spec.title] = (spec, task.result["hash"])
+            made[spec.title] = task.result["hash"]
             alike.setdefault((task.result["image_hash"], spec.seed), []).append(spec)
             self.link(spec, task.result["folder"])
         if self.session.evaluator.protocol.label_mode == "soft_stored":
-            groups = list(alike.values())
-            wanted = [(group[0], f"labels of {group[0].title}") for group in groups]
+            wanted = [(group[0], f"labels of {group[0].title}") for group in alike.values()]
             labels = stages.map("label", "label", wanted, "labels")
-            for group, task in zip(groups, labels, strict=True):
+            for group, task in zip(alike.values(), labels, strict=True):
                 if isinstance(task.problem, WorkerLost):
                     for spec in group:
                         self.fail_set(spec, task.problem)
                         del made[spec.title]
-            stages.tell([task for task in labels if task.problem is not None])
+            failed = [task for task in labels if task.problem is not None]
+            if failed:
+                more = f" ({len(failed) - 1} more of this stage)" if len(failed) > 1 else ""
+                self.say(f"{failed[0].title} failed beforehand: {failed[0].problem}{more}")
         return made
 
     def whole_trials(self, missing: dict[str, RowSpec]) -> list[Trial]:
         """Return the missing trials on all data."""
         return [Trial(None, row.kind, row.student, row.seed, (key,)) for key, row in missing.items() if row.set is None]
 
-    def set_trials(self, missing: dict[str, RowSpec], made: dict[str, tuple[SetSpec, str]]) -> list[Trial]:
+    def set_trials(self, missing: dict[str, RowSpec], made: dict[str, str]) -> list[Trial]:
         """Group the missing rows into trials: sets that are the same to the bit are trained once."""
         groups: dict[tuple[str, str, int], list[str]] = {}
         for key, row in missing.items():
             if row.set is not None and row.set.title in made:
-                groups.setdefault((made[row.set.title][1], row.student, row.seed), []).append(key)
+                groups.setdefault((made[row.set.title], row.student, row.seed), []).append(key)
         return [
             Trial(self.rows[keys[0]].set, "distilled", student, seed, tuple(keys))
             for (_, student, seed), keys in groups.items()
@@ -222,14 +208,14 @@ class _Run:
             return
         described = [(trial, {key: self.known(key) for key in trial.keys}) for trial in trials]
         run_trials(self.config, stages.shared, described, self.row_folder, progress=self.progress)
-        lost = {key: self.rows[key] for trial in trials for key in trial.keys if read_row(self.row_folder, key) is None}
+        lost = [key for trial in trials for key in trial.keys if read_row(self.row_folder, key) is None]
         self.fail(lost, RuntimeError(f"the training ended its worker process {ATTEMPTS} times (out of memory?)"))
 
     def fail_set(self, spec: SetSpec, problem: Exception) -> None:
-        self.fail({key: row for key, row in self.missing().items() if row.set == spec}, problem)
+        self.fail([key for key, row in self.missing().items() if row.set == spec], problem)
 
-    def fail(self, rows: dict[str, RowSpec], problem: Exception) -> None:
-        for key in rows:
+    def fail(self, keys: list[str], problem: Exception) -> None:
+        for key in keys:
             write_row(self.row_folder, key, make_row(self.known(key), None, failure(problem)))
 
     def known(self, key: str) -> dict[str, Any]:
@@ -238,16 +224,12 @@ class _Run:
 
     @functools.cached_property
     def common(self) -> dict[str, Any]:
-        teacher = self.config.teacher
-        return {
-            "run": self.config.name,
-            "dataset": self.session.data.name,
-            "prior": None if self.config.prior is None else self.config.prior.title,
-            "teacher": None if teacher is None else teacher.student,
-            "protocol": self.session.evaluator.protocol.name,
-            "config_hash": self.session.config_hash,
-            **provenance_columns(),
-        }
+        config, session = self.config, self.session
+        about: dict[str, Any] = {"run": config.name, "dataset": session.data.name}
+        about["prior"] = None if config.prior is None else config.prior.title
+        about["teacher"] = None if config.teacher is None else config.teacher.student
+        about |= {"protocol": session.evaluator.protocol.name, "config_hash": session.config_hash}
+        return about | provenance_columns()
 
     def show_sets(self) -> None:
         """Link the sets that the store has, and say which ones of finished rows it has no more."""
@@ -274,7 +256,3 @@ class _Run:
             link.unlink()
         if not link.is_symlink():
             link.symlink_to(target, target_is_directory=True)
-
-    def write_meta(self) -> None:
-        """Write what the tables say beside the rows: data, protocol, teacher, prior, machine, versions, commit."""
-        write_atomic(self.folder / "meta.json", json.dumps(self.session.describe() | machine(), indent=1, default=str))

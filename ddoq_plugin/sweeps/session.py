@@ -6,6 +6,7 @@ made once, by whoever needs it first. The driver's works on the CPU and keeps no
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 from collections.abc import Mapping
@@ -15,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..config import StageResources, SweepConfig
+from ..data import ImageData, load_data
 from ..distiller import DistillContext, Work
 from ..distiller.dry_run import DeferredPrior, DryRunContext, PriorFacts
 from ..distiller.work import all_work
 from ..evaluation.evaluator import Evaluator
+from ..evaluation.protocol import load_protocol
+from ..priors.base import pick_device
 from ..priors.source import PriorSource
 from ..registry import load_plugin
 from ..store.artifacts import MANIFEST, Store, cost_of, hash_key
-from .grid import Grid, SetSpec, set_key
-from .shared import is_index
+from .grid import Grid, SetSpec
 
 if TYPE_CHECKING:
-    from ..data import ImageData
     from ..distilled_set import DistilledSet
     from .trials import Trial
 
@@ -38,7 +40,7 @@ class SweepSession:
     """Lazily loaded data, prior, store and evaluator of one sweep config.
 
     ``resources`` are those of the worker's stage (None: the driver's session). ``data`` and ``prior`` are what the
-    driver knows already; see :class:`ddoq_plugin.sweeps.shared.SharedFacts`.
+    driver knows already; see :class:`ddoq_plugin.sweeps.worker.Shared`.
     """
 
     def __init__(
@@ -58,8 +60,6 @@ class SweepSession:
 
     @functools.cached_property
     def device(self) -> str:
-        from ..priors.base import pick_device
-
         wanted = self.config.resources.device
         if self.resources is None or (wanted == "auto" and not self.resources.gpus):
             return "cpu"  # a worker without a share of a GPU must not take one, nor the driver
@@ -67,25 +67,22 @@ class SweepSession:
 
     @functools.cached_property
     def data(self) -> ImageData:
-        from ..data import load_data
-
         if self._given_data is not None:
             return self._given_data
         return load_data(self.config.dataset.name, **self.config.dataset.options())
 
     @functools.cached_property
     def prior_source(self) -> PriorSource | None:
-        return None if self.config.prior is None else self._new_prior_source()
+        if self.config.prior is None:
+            return None
+        return PriorSource(self.config.prior, self.data, self.store, self.device, progress=self.progress)
 
     @functools.cached_property
     def prior_facts(self) -> PriorFacts | None:
         """What the prior is; None where there is none or it has to be trained first."""
         if self._given_prior is not None or self.config.prior is None or self.config.prior.train is not None:
             return self._given_prior
-        return PriorFacts.of(self._new_prior_source().load())  # of a source of its own: the weights are let go
-
-    def _new_prior_source(self) -> PriorSource:
-        return PriorSource(self.config.prior, self.data, self.store, self.device, progress=self.progress)
+        return PriorFacts.of(copy.copy(self.prior_source).load())  # of a source of its own: the weights are let go
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -110,18 +107,10 @@ class SweepSession:
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
-        from ..evaluation import load_protocol
-
-        return Evaluator(
-            self.data,
-            load_protocol(self.config.protocol),
-            self.store,
-            students=self.config.students,
-            teacher=self.config.teacher,
-            device=self.device,
-            plugins=self.plugin_hashes,
-            progress=self.progress,
-        )
+        protocol = load_protocol(self.config.protocol)
+        asked: dict[str, Any] = {"students": self.config.students, "teacher": self.config.teacher}
+        asked |= {"device": self.device, "plugins": self.plugin_hashes}
+        return Evaluator(self.data, protocol, self.store, **asked, progress=self.progress)
 
     def check(self, grid: Grid) -> None:
         """Raise the error of anything in the config that must fail, before expensive work starts.
@@ -146,7 +135,7 @@ class SweepSession:
         if spec.title not in self._declared:
             while len(self._declared) >= SETS_DECLARED:
                 del self._declared[next(iter(self._declared))]
-            root = self.context.work_of(spec.distiller(), spec.ipc, spec.clusters, spec.seed)
+            root = self.context.work_of(*spec.asked)
             self._declared[spec.title] = {work.address: work for work in all_work([root])}
         return self._declared[spec.title]
 
@@ -169,15 +158,15 @@ class SweepSession:
 
     def has_set(self, spec: SetSpec) -> bool:
         """Return whether a set is there, without reading it."""
-        return self.stored("sets", set_key(spec, self.planned))
+        return self.stored("sets", self.planned.set_key(*spec.asked))
 
     def distill(self, spec: SetSpec) -> DistilledSet:
         """Return a set, distilling it if it is not in the store."""
-        return self.context.distilled(spec.distiller(), spec.ipc, spec.clusters, spec.seed)
+        return self.context.distilled(*spec.asked)
 
     def set_folder(self, spec: SetSpec) -> Path:
         """Return where a set is or will be stored."""
-        return self.store.path("sets", set_key(spec, self.planned))
+        return self.store.path("sets", self.planned.set_key(*spec.asked))
 
     def train(self, trial: Trial) -> tuple[DistilledSet | None, dict[str, Any]]:
         """Train the student of a trial; return its set (None: all data) and the result's columns."""
@@ -190,35 +179,21 @@ class SweepSession:
     def describe(self) -> dict[str, Any]:
         """Return what tables say beside the rows: data, protocol, teacher, prior."""
         data, teacher = self.data, self.evaluator.teacher
-        about: dict[str, Any] = {
-            "config_hash": self.config_hash,
-            "dataset": {
-                "name": data.name,
-                "classes": list(data.class_names),
-                "image_size": data.image_size,
-                "train": len(data.train),
-                "val": len(data.val),
-                "test": len(data.test),
-                "notes": list(data.notes),
-                "fingerprint": data.fingerprint,
-            },
-            "protocol": self.evaluator.protocol.model_dump(mode="json"),
-            "teacher": None
-            if teacher is None
-            else {
-                "name": teacher.name,
-                "protocol": teacher.protocol,
-                "val_accuracy": teacher.val_accuracy,
-                "test_accuracy": teacher.test_accuracy,
+        dataset = {"name": data.name, "classes": list(data.class_names), "image_size": data.image_size}
+        dataset |= {name: len(getattr(data, name)) for name in ("train", "val", "test")}
+        dataset |= {"notes": list(data.notes), "fingerprint": data.fingerprint}
+        about: dict[str, Any] = {"config_hash": self.config_hash, "dataset": dataset}
+        about |= {"protocol": self.evaluator.protocol.model_dump(mode="json"), "teacher": None}
+        if teacher is not None:
+            names = ("name", "protocol", "val_accuracy", "test_accuracy")
+            about["teacher"] = {name: getattr(teacher, name) for name in names} | {
                 "classes": list(teacher.class_names),
                 "seconds": cost_of(self.store.path("teachers", self.evaluator.teacher_key)).seconds,
-            },
-        }
+            }
         if self.prior_source is not None:
             report = self.prior_source.folder() / "prior_report.json" if self.config.prior.train else None
-            about["prior"] = self.config.prior.model_dump() | {
-                "report": json.loads(report.read_text()) if report is not None and report.is_file() else None
-            }
+            found = json.loads(report.read_text()) if report is not None and report.is_file() else None
+            about["prior"] = self.config.prior.model_dump() | {"report": found}
         return about
 
     def config_text(self) -> str:
@@ -231,3 +206,8 @@ class SweepSession:
         asked = [[m.name, m.options(), m.clusters] for m in config.methods]
         grid = [asked, config.ipc, config.clusters, config.students, config.seeds, config.full_data]
         return hash_key([self.data.fingerprint, self.identity, self.evaluator.key, grid])[:12]
+
+
+def is_index(data: ImageData) -> bool:
+    """Return whether the data are lists of files, so that they travel cheaply and need checking."""
+    return all(split.in_files for split in (data.train, data.val, data.test))

@@ -12,16 +12,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ray
+
 from ..config import STAGES
 from ..distiller import Work
 from ..errors import DataError, DDOQError
 from ..progress import bar
 from .grid import SetSpec
-from .session import SweepSession
-from .shared import SharedFacts, is_index
+from .session import SweepSession, is_index
+from .worker import Address, Shared
 from .worker_pool import Task, WorkerPool, check_resources
-
-Address = tuple[str, str]
 
 
 class Stages:
@@ -36,7 +36,7 @@ class Stages:
     ) -> None:
         self.session, self.config, self._address, self._say = session, session.config, address, say
         self._progress, self._text = progress, session.config.model_dump_json()
-        self._shared: SharedFacts | None = None
+        self._shared: Shared | None = None
         self._pool: WorkerPool | None = None
         self._started_ray = False
 
@@ -46,16 +46,12 @@ class Stages:
     def __exit__(self, *problem: object) -> None:
         self.shutdown()
         if self._started_ray:
-            import ray
-
             ray.shutdown()
 
     @property
-    def shared(self) -> SharedFacts:
+    def shared(self) -> Shared:
         """What workers are told; connects to Ray."""
         if self._shared is None:
-            import ray
-
             if not ray.is_initialized():
                 self._say("starting Ray" if self._address is None else f"connecting to Ray at {self._address}")
                 connect(self._address)
@@ -63,13 +59,11 @@ class Stages:
             for stage in STAGES:
                 check_resources(stage, self.config.resources.of(stage))
             data = self.session.data
-            self._shared = SharedFacts(ray.put(data) if is_index(data) else None, self.session.prior_facts)
+            self._shared = (ray.put(data) if is_index(data) else None, self.session.prior_facts)
         return self._shared
 
     def submit(self, task: str, stage: str, argument: Any, title: str) -> Task:
         """Queue a task with the resources of a stage; see :meth:`finish`."""
-        import ray
-
         shared, resources = self.shared, self.config.resources.of(stage)
         if self._pool is None or self._pool.resources != resources:
             self.shutdown()
@@ -104,9 +98,8 @@ class Stages:
 
     def check_images(self) -> None:
         """Read the image files that were never read; DataError names the first damaged one. Nothing for arrays."""
-        unchecked = self.session.unchecked()
         names = self.session.data.class_names
-        wanted = [(c, f"check class {names[c]!r}") for c in unchecked]
+        wanted = [(c, f"check class {names[c]!r}") for c in self.session.unchecked()]
         tasks = self.map("check", "encode", wanted, "checking classes")
         problems = [task.problem for task in tasks if task.problem is not None]
         if problems:
@@ -126,7 +119,7 @@ class Stages:
             try:
                 declared = self.session.declared(spec)
             except Exception as problem:  # a method's own: it concerns its sets alone
-                made[spec.title] = Task.ended(problem)
+                made[spec.title] = Task("", None, "", done=True, problem=problem)
                 continue
             *_, root = declared
             roots.setdefault(root, []).append(spec)
@@ -144,7 +137,7 @@ class Stages:
                 first = members[0]
                 cause = next((failed[need.address] for need in first.needs if need.address in failed), None)
                 if cause is not None:
-                    task = Task.ended(cause)
+                    task = Task("", None, "", done=True, problem=cause)
                 elif first.address in roots:
                     task = self.submit("distil", stage, roots[first.address][0], first.title)
                 else:
@@ -162,12 +155,6 @@ class Stages:
                         failed[address] = task.problem
         return made
 
-    def tell(self, failed: Sequence[Task]) -> None:
-        """Say what could not be made beforehand: the first problem, and how many there are."""
-        if failed:
-            more = f" ({len(failed) - 1} more of this stage)" if len(failed) > 1 else ""
-            self._say(f"{failed[0].title} failed beforehand: {failed[0].problem}{more}")
-
 
 def together(works: Sequence[Work]) -> list[list[Work]]:
     """Return work in tasks: pieces of one batch are one."""
@@ -179,28 +166,19 @@ def together(works: Sequence[Work]) -> list[list[Work]]:
 
 def connect(address: str | None) -> None:
     """Connect to a cluster, or start Ray on this machine."""
-    import ray
-
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 halves the speed on a shared machine
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+    host, _, port = (address or "").rpartition(":")
+    if port.isdigit() and "/" not in host:  # not "auto", nor a client's address
+        try:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as problem:
+            message = f"no Ray cluster answers at {address} ({problem}); start one, or give its HOST:PORT"
+            raise DDOQError(message) from problem
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
-    if address is not None:
-        _check_address(address)
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
     except (ConnectionError, RuntimeError, ValueError) as problem:
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         where = f"to the cluster at {address}" if address else "on this machine"
         raise DDOQError(f"Ray cannot connect {where} ({lines[0][:200]}); see `ray status`") from problem
-
-
-def _check_address(address: str) -> None:
-    """Raise DDOQError where nothing listens at HOST:PORT; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or "/" in address:  # "auto", or a client's address
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as problem:
-        message = f"no Ray cluster answers at {address} ({problem}); start one, or give its HOST:PORT"
-        raise DDOQError(message) from problem

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from ..config import SweepConfig
 from ..progress import bar
 from ..record import failure, make_row, write_row
 from .grid import SetSpec
 from .session import SweepSession
-from .shared import SharedFacts
-from .worker import open_session
+from .worker import Shared, open_session
 from .worker_pool import ATTEMPTS, GIB
 
 
@@ -37,7 +38,7 @@ class Trial:
 
 def run_trials(
     config: SweepConfig,
-    shared: SharedFacts,
+    shared: Shared,
     trials: list[tuple[Trial, dict[str, dict[str, Any]]]],
     row_folder: Path,
     *,
@@ -47,7 +48,6 @@ def run_trials(
 
     A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all.
     """
-    import ray
     from ray import tune
 
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the rows are the log
@@ -61,46 +61,18 @@ def run_trials(
 
         on_trial_error = on_trial_complete
 
-    about = {"session": (config.model_dump_json(), "train", shared), "trials": ray.put(trials), "rows": str(row_folder)}
-    asked = config.resources.of("train")
-    resources = {"cpu": asked.cpus, "gpu": asked.gpus}
-    if asked.memory_gb is not None:
-        resources["memory"] = int(asked.memory_gb * GIB)
-    with shown, tempfile.TemporaryDirectory(prefix="ddoq-tune-") as scratch:
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(_trainable(), shared=about), resources),
-            param_space={"trial": tune.grid_search(list(range(len(trials))))},
-            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.max_concurrent),
-            run_config=tune.RunConfig(
-                name="students",
-                storage_path=scratch,
-                verbose=0,
-                callbacks=[Progress()],
-                failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        tuner.fit()
-
-
-def _trainable():
-    """Return the Trainable class (made here, since its base comes from Ray, which is imported late)."""
-    from ray import tune
-
     class StudentTrial(tune.Trainable):
         def setup(self, config, shared=None):
             self.shared, self.index = shared, config["trial"]
-            self.session = functools.cache(lambda: open_session(*shared["session"]))  # kept from trial to trial
+            self.session = functools.cache(shared["session"])  # kept from trial to trial
 
         def reset_config(self, new_config):
             self.index = new_config["trial"]
             return True
 
         def step(self):
-            import ray
-
             trial, rows = ray.get(self.shared["trials"])[self.index]
-            return {"done": True, **train_trial(self.session, trial, rows, Path(self.shared["rows"]))}
+            return {"done": True, **train_trial(self.session, trial, rows, self.shared["rows"])}
 
         def save_checkpoint(self, checkpoint_dir):
             return {}
@@ -108,7 +80,22 @@ def _trainable():
         def load_checkpoint(self, checkpoint):
             """Nothing to load: a trial is one step."""
 
-    return StudentTrial
+    session = functools.partial(open_session, config.model_dump_json(), "train", shared)
+    about = {"session": session, "trials": ray.put(trials), "rows": row_folder}
+    asked = config.resources.of("train")
+    resources = {"cpu": asked.cpus, "gpu": asked.gpus}
+    if asked.memory_gb is not None:
+        resources["memory"] = int(asked.memory_gb * GIB)
+    with shown, tempfile.TemporaryDirectory(prefix="ddoq-tune-") as scratch:
+        run = {"name": "students", "storage_path": scratch, "verbose": 0, "callbacks": [Progress()]}
+        run["failure_config"] = tune.FailureConfig(max_failures=ATTEMPTS - 1)
+        run["checkpoint_config"] = tune.CheckpointConfig(checkpoint_at_end=False)
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(StudentTrial, shared=about), resources),
+            param_space={"trial": tune.grid_search(list(range(len(trials))))},
+            tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.max_concurrent),
+            run_config=tune.RunConfig(**run),
+        ).fit()
 
 
 def train_trial(

@@ -49,8 +49,17 @@ def verify_run(folder: str | Path) -> Verified:
     files = sorted((folder / "rows").glob("*.json"))
     if not files:
         raise EvaluationError(f"there are no result rows in {folder / 'rows'}; give the output folder of a sweep")
-    rows = [row for row in (_check_row(file, found) for file in files) if row is not None]
-    _check_sets(folder, rows, found)
+    by_title: dict[str, list[dict[str, Any]]] = {}
+    for file in files:
+        row = _check_row(file, found)
+        if row is not None and row.get("set_hash"):
+            spec = SetSpec(row["method"], {}, row["label"], row["ipc"], row["clusters"], row["seed"])
+            by_title.setdefault(spec.title, []).append(row)
+    gone = [title for title in by_title if not (folder / "sets" / title).exists()]
+    if gone:
+        found.unchecked.append(f"the set_hash of rows of {len(gone)} sets that are not here ({gone[0]}, ...)")
+    for title in by_title.keys() - set(gone):
+        _check_set(folder, title, by_title[title], found)
     _check_store(folder, found)
     return found
 
@@ -60,7 +69,7 @@ def _check_row(file: Path, found: Verified) -> dict[str, Any] | None:
         row = json.loads(file.read_text(encoding="utf-8"))
         problem = flaw(row) if isinstance(row, dict) else "is no row"
     except (OSError, ValueError):
-        row, problem = None, "is no row"
+        problem = "is no row"
     if problem is None and row["key"] != file.stem:
         problem = "is the row of another key"
     if problem is not None:
@@ -70,35 +79,22 @@ def _check_row(file: Path, found: Verified) -> dict[str, Any] | None:
     return row
 
 
-def _check_sets(folder: Path, rows: list[dict[str, Any]], found: Verified) -> None:
-    by_title: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row.get("set_hash"):
-            by_title.setdefault(_title(row), []).append(row)
-    gone = [title for title in by_title if not (folder / "sets" / title).exists()]
-    if gone:
-        found.unchecked.append(f"the set_hash of rows of {len(gone)} sets that are not here ({gone[0]}, ...)")
-    for title in by_title.keys() - set(gone):
-        place = folder / "sets" / title
-        target = place.resolve()
-        if (target / MANIFEST).is_file() and not found.whole(target):
-            continue
-        try:
-            made = DistilledSet.load(place)
-        except DDOQError as problem:
-            found.problems.append(f"{problem} (remove {target} first)")
-            continue
-        other = [row["key"] for row in by_title[title] if row["set_hash"] != made.hash]
-        found.problems += [
-            f"the row {key} was trained on another set than {place}; remove {folder / 'rows' / key}.json and run the "
-            "same sweep"
-            for key in other
-        ]
-        found.sets += not other
-
-
-def _title(row: dict[str, Any]) -> str:
-    return SetSpec(row["method"], {}, row["label"], row["ipc"], row["clusters"], row["seed"]).title
+def _check_set(folder: Path, title: str, rows: list[dict[str, Any]], found: Verified) -> None:
+    place = folder / "sets" / title
+    target = place.resolve()
+    if (target / MANIFEST).is_file() and not found.whole(target):
+        return
+    try:
+        made = DistilledSet.load(place)
+    except DDOQError as problem:
+        found.problems.append(f"{problem} (remove {target} first)")
+        return
+    other = [folder / "rows" / f"{row['key']}.json" for row in rows if row["set_hash"] != made.hash]
+    for file in other:
+        found.problems.append(
+            f"the row {file.stem} was trained on another set than {place}; remove {file} and run the same sweep"
+        )
+    found.sets += not other
 
 
 def _check_store(folder: Path, found: Verified) -> None:

@@ -9,25 +9,30 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ray
+import torch
+
 from ..config import SweepConfig
+from ..distiller.dry_run import PriorFacts
 from .grid import SetSpec
 from .session import SweepSession
-from .shared import SharedFacts
 
 Address = tuple[str, str]
+Shared = tuple[ray.ObjectRef | None, PriorFacts | None]
+"""What the driver finds out once for all workers. A reference to the ImageData of folders (an index of files, which is
+listed once a sweep; None: each worker loads its own arrays). What the prior is, so that a worker which only needs to
+know which prior a set depends on never loads it (None: there is none, or the sweep trains it; those are small)."""
 
 
 class StageWorker:
     """A Ray actor of a pool. It is constructed empty, so that a failure is reported by the task that caused it."""
 
-    def __init__(self, shared: tuple[str, str, SharedFacts]) -> None:
-        self._shared = shared
+    def __init__(self, about: tuple[str, str, Shared]) -> None:
+        self._about = about
         self._session: SweepSession | None = None
 
     def hello(self) -> str:
         """Return the id of the node that the worker is on."""
-        import ray
-
         return ray.get_runtime_context().get_node_id()
 
     def run(self, task: str, argument: Any) -> tuple[Any, list[str]]:
@@ -35,52 +40,43 @@ class StageWorker:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if self._session is None:
-                self._session = open_session(*self._shared)
+                self._session = open_session(*self._about)
             result = TASKS[task](self._session, argument)
         return result, [str(one.message) for one in caught if "ddoq_" in one.filename]
 
 
-def open_session(config_text: str, stage: str, shared: SharedFacts) -> SweepSession:
+def open_session(config_text: str, stage: str, shared: Shared = (None, None)) -> SweepSession:
     """Return the session of a worker process with the resources of a stage."""
-    import torch
-
-    config = SweepConfig.model_validate_json(config_text)
+    config, (data, prior) = SweepConfig.model_validate_json(config_text), shared
     resources = config.resources.of(stage)
     torch.set_num_threads(max(1, int(resources.cpus)))  # the number of threads is part of the result's bits
-    return SweepSession(config, resources, data=shared.images(), prior=shared.prior)
+    return SweepSession(config, resources, data=None if data is None else ray.get(data), prior=prior)
 
 
-def check(session: SweepSession, class_id: int) -> None:
-    """Read every image of a class."""
-    session.check_class(class_id)
-
-
-def prior(session: SweepSession, argument: None) -> None:
-    """Train the prior."""
+def train_prior(session: SweepSession, _: None) -> None:
     session.prior_source.folder()
 
 
-def teacher(session: SweepSession, argument: None) -> None:
-    """Train the teacher."""
+def train_teacher(session: SweepSession, _: None) -> None:
     _ = session.evaluator.teacher
 
 
-def work(session: SweepSession, wanted: Sequence[tuple[SetSpec, Address]]) -> None:
+def make_work(session: SweepSession, wanted: Sequence[tuple[SetSpec, Address]]) -> None:
     """Make artifacts that sets need; each is named by a set that declares it."""
     session.context.do_together([session.declared(spec)[address] for spec, address in wanted])
 
 
-def distil(session: SweepSession, spec: SetSpec) -> dict[str, str]:
+def make_set(session: SweepSession, spec: SetSpec) -> dict[str, str]:
     """Make a set from what was made before."""
     made = session.distill(spec)
     return {"hash": made.hash, "image_hash": made.image_hash, "folder": str(session.set_folder(spec))}
 
 
-def label(session: SweepSession, spec: SetSpec) -> None:
-    """Store the soft labels of a set."""
+def label_set(session: SweepSession, spec: SetSpec) -> None:
     session.evaluator.soft_labels(session.distill(spec), spec.seed)
 
 
 TASKS: dict[str, Callable[[SweepSession, Any], Any]] = {
-    function.__name__: function for function in (check, prior, teacher, work, distil, label)
-}
+    "check": SweepSession.check_class, "prior": train_prior, "teacher": train_teacher, "work": make_work,
+    "distil": make_set, "label": label_set,
+}  # fmt: skip

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+
 from ..config import StageResources
 from ..errors import DDOQError
 from .worker import StageWorker
@@ -41,41 +43,23 @@ class Task:
     messages: tuple[str, ...] = ()
     problem: Exception | None = None
 
-    @classmethod
-    def ended(cls, problem: Exception) -> Task:
-        """Return a task that failed without being run."""
-        return cls("", None, "", done=True, problem=problem)
-
     def end(self, result: Any = None, messages: Iterable[str] = (), problem: Exception | None = None) -> None:
         self.done, self.result, self.messages, self.problem = True, result, tuple(messages), problem
-
-
-@dataclass(eq=False)
-class _Worker:
-    actor: Any
-    node: str = ""
-
-    def end(self) -> None:
-        import ray
-
-        ray.kill(self.actor)
 
 
 class WorkerPool:
     """Workers of one kind of resources. ``shared`` is a reference to what :class:`StageWorker` is made from."""
 
     def __init__(self, shared: Any, resources: StageResources, say: Callable[[str], None]) -> None:
-        import ray
-
         asked: dict[str, Any] = {"num_cpus": resources.cpus, "num_gpus": resources.gpus}
         if resources.memory_gb is not None:
             asked["memory"] = int(resources.memory_gb * GIB)
         self.resources, self._shared, self._say = resources, shared, say
         self._actor_class = ray.remote(StageWorker).options(**asked)
         self._waiting: deque[Task] = deque()
-        self._idle: list[_Worker] = []
-        self._joining: dict[Any, _Worker] = {}  # by the reference of the first answer
-        self._busy: dict[Any, tuple[_Worker, Task]] = {}
+        self._idle: list[tuple[Any, str]] = []  # actors, and the nodes that they are on
+        self._joining: dict[Any, Any] = {}  # actors by the reference of the first answer
+        self._busy: dict[Any, tuple[Any, str, Task]] = {}
         self._failed_starts, self._last_failure = 0, ""
         self._looked, self._slots = 0.0, 1
 
@@ -97,21 +81,19 @@ class WorkerPool:
 
     def release_idle(self) -> None:
         """End the workers that have nothing to do, so that others can use their share."""
-        for worker in [*self._idle, *self._joining.values()]:
-            worker.end()
+        for actor in [*(actor for actor, _ in self._idle), *self._joining.values()]:
+            ray.kill(actor)
         self._idle, self._joining = [], {}
 
     def shutdown(self) -> None:
         """End every worker; what is still queued is forgotten."""
         self.release_idle()
-        for worker, _ in self._busy.values():
-            worker.end()
+        for actor, _, _ in self._busy.values():
+            ray.kill(actor)
         self._busy, self._waiting = {}, deque()
 
     def _turn(self) -> list[Task]:
         """Wait for one answer, or for ``LOOK`` seconds, act on it, and return the tasks that are done by it."""
-        import ray
-
         references, ended = [*self._busy, *self._joining], []
         if not references:
             time.sleep(LOOK)
@@ -119,8 +101,8 @@ class WorkerPool:
             if reference in self._joining:
                 self._welcome(reference, self._joining.pop(reference))
                 continue
-            worker, task = self._busy.pop(reference)
-            self._collect(reference, worker, task)
+            actor, node, task = self._busy.pop(reference)
+            self._collect(reference, actor, node, task)
             if task.done:
                 ended.append(task)
         self._advance()
@@ -129,8 +111,8 @@ class WorkerPool:
     def _advance(self) -> None:
         """Give waiting tasks to idle workers and, where nodes have room for more workers, start some."""
         while self._waiting and self._idle:
-            task, worker = self._waiting.popleft(), self._idle.pop()
-            self._busy[worker.actor.run.remote(task.name, task.argument)] = (worker, task)
+            task, (actor, node) = self._waiting.popleft(), self._idle.pop()
+            self._busy[actor.run.remote(task.name, task.argument)] = (actor, node, task)
         if not self._waiting:
             return
         if self._failed_starts >= FAILED_STARTS:
@@ -143,24 +125,19 @@ class WorkerPool:
                 self._say(f"no node has {describe(self.resources)} any more: waiting for one to join")
         wanted = min(self._slots, len(self._waiting) + len(self._busy))
         for _ in range(wanted - len(self._busy) - len(self._joining) - len(self._idle)):
-            worker = _Worker(self._actor_class.remote(self._shared))
-            self._joining[worker.actor.hello.remote()] = worker
+            actor = self._actor_class.remote(self._shared)
+            self._joining[actor.hello.remote()] = actor
 
-    def _welcome(self, reference: Any, worker: _Worker) -> None:
-        import ray
-
+    def _welcome(self, reference: Any, actor: Any) -> None:
         try:
-            worker.node = ray.get(reference)
+            self._idle.append((actor, ray.get(reference)))
+            self._failed_starts = 0
         except ray.exceptions.RayError as problem:
-            worker.end()
+            ray.kill(actor)
             self._failed_starts, self._last_failure = self._failed_starts + 1, _reason(problem)
-            return
-        self._failed_starts = 0
-        self._idle.append(worker)
 
-    def _collect(self, reference: Any, worker: _Worker, task: Task) -> None:
-        import ray
-
+    def _collect(self, reference: Any, actor: Any, node: str, task: Task) -> None:
+        """End a task by its answer; where the worker is gone, queue it again unless it has ended too many workers."""
         try:
             task.end(*ray.get(reference))
         except ray.exceptions.RayTaskError as problem:  # the task's own error
@@ -169,41 +146,37 @@ class WorkerPool:
                 cause.__cause__ = problem  # it holds the worker's traceback
             task.end(problem=cause)
         except ray.exceptions.RayError as problem:  # the worker or its node is gone
-            self._lost(worker, task, problem)
+            self._looked = 0.0
+            task.attempts += any(one["NodeID"] == node for one in live_nodes())  # the loss of a node is not its fault
+            ray.kill(actor)
+            if task.attempts < ATTEMPTS:
+                self._waiting.appendleft(task)
+                return
+            text = f"{task.title} ended its worker process {ATTEMPTS} times (out of memory?): {_reason(problem)}"
+            task.end(problem=WorkerLost(text))
             return
-        self._idle.append(worker)
+        self._idle.append((actor, node))
 
-    def _lost(self, worker: _Worker, task: Task, problem: Exception) -> None:
-        """Queue the task again, unless it has ended too many workers; the loss of a node is not its fault."""
-        self._looked = 0.0
-        task.attempts += worker.node in live_nodes()
-        worker.end()
-        if task.attempts < ATTEMPTS:
-            self._waiting.appendleft(task)
-            return
-        text = f"{task.title} ended its worker process {ATTEMPTS} times (out of memory?): {_reason(problem)}"
-        task.end(problem=WorkerLost(text))
+
+def live_nodes() -> list[dict[str, Any]]:
+    """Return the cluster's living nodes."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def slots(resources: StageResources) -> int:
     """Return how many workers of these resources the living nodes can hold."""
-    import ray
-
     asked = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": (resources.memory_gb or 0) * GIB}
     asked = {name: amount for name, amount in asked.items() if amount}
     return sum(
         min(int(node["Resources"].get(name, 0) / amount + 1e-9) for name, amount in asked.items())
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in live_nodes()
     )
 
 
 def check_resources(stage: str, resources: StageResources) -> None:
     """Raise DDOQError where no node has what one worker of a stage asks for."""
-    import ray
-
     if not slots(resources):
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node["Resources"] for node in live_nodes()]
         most = {name: max((node.get(name, 0) for node in nodes), default=0) for name in ("CPU", "GPU", "memory")}
         had = f"{most['CPU']:g} CPUs, {most['GPU']:g} GPUs, {most['memory'] / GIB:.1f} GiB"
         raise DDOQError(
@@ -216,13 +189,6 @@ def describe(resources: StageResources) -> str:
     """Return the resources in words."""
     memory = "" if resources.memory_gb is None else f", {resources.memory_gb:g} GiB"
     return f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs{memory}"
-
-
-def live_nodes() -> set[str]:
-    """Return the ids of the cluster's living nodes."""
-    import ray
-
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def _reason(problem: Exception) -> str:

@@ -16,7 +16,6 @@ import torch
 from ddoq_plugin import DistilledSet, sweep
 from ddoq_plugin.config import load_config
 from ddoq_plugin.evaluation.evaluator import Evaluator
-from ddoq_plugin.sweeps.shared import SharedFacts
 from ddoq_plugin.sweeps.trials import Trial, train_trial
 from ddoq_plugin.sweeps.worker import open_session
 
@@ -195,7 +194,7 @@ def test_failure_inside_a_training_becomes_its_rows(small_sweep, tmp_path):
     text = config.model_copy(update={"protocol": str(tmp_path / "missing.yaml")}).model_dump_json()
     threads = torch.get_num_threads()
     try:
-        session = functools.partial(open_session, text, "train", SharedFacts())
+        session = functools.partial(open_session, text, "train")
         train_trial(session, trial, {"a": {"label": "x"}, "b": {"label": "y"}}, tmp_path / "rows")
     finally:
         torch.set_num_threads(threads)
