@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .plan import Plan, make_plan
     from .rates import load_rates
     from .rendering import render
-    from .units import human, parse_size
+    from .sizes import human, parse_size
 
 __all__ = ["Plan", "make_plan", "render", "load_rates", "human", "parse_size"]
 __getattr__, __dir__ = lazy_names(__name__)

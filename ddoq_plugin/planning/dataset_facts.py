@@ -46,15 +46,11 @@ class DatasetFacts:
         if self.data is not None:
             return self.data
         sizes = (self.smallest, *self.train[1:]) if smallest else self.train
+        names = tuple(f"class {number}" for number in range(self.classes))
         return SimpleNamespace(
-            name=self.name,
-            fingerprint=f"assumed {self.name}",
-            class_names=tuple(f"class {number}" for number in range(self.classes)),
-            wnids=None,
-            num_classes=self.classes,
-            image_size=self.image_size,
-            train=_CountedSplit(sizes, self.files),
-        )
+            name=self.name, fingerprint=f"assumed {self.name}", class_names=names, wnids=None, num_classes=self.classes,
+            image_size=self.image_size, train=_CountedSplit(sizes, self.files),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,11 +72,8 @@ def read_dataset(config: DatasetConfig) -> DatasetFacts:
     from ..data import FolderSplit, load_data
 
     data = load_data(config.name, **config.options())
-    counts = tuple(data.class_counts("train").tolist())
-    return DatasetFacts(
-        data.name, counts, len(data.val), len(data.test), min(counts), data.image_size,
-        isinstance(data.train, FolderSplit), data,
-    )  # fmt: skip
+    counts, files = tuple(data.class_counts("train").tolist()), isinstance(data.train, FolderSplit)
+    return DatasetFacts(data.name, counts, len(data.val), len(data.test), min(counts), data.image_size, files, data)
 
 
 def assume_dataset(config: DatasetConfig) -> DatasetFacts:
@@ -93,21 +86,15 @@ def assume_dataset(config: DatasetConfig) -> DatasetFacts:
         )
     facts = known[config.name]
     classes = len(options["classes"]) if options.get("classes") else facts["classes"]
-    share, each = classes / facts["classes"], facts["train"] / facts["classes"]
-    fraction, limit = options.get("val_fraction", VAL_FRACTION), options.get("limit_per_class")
+    each, fraction = facts["train"] / facts["classes"], options.get("val_fraction", VAL_FRACTION)
     train = [round(each * (number + 1)) - round(each * number) for number in range(classes)]
-    kept = [_limited(count - round(fraction * count), limit) for count in train]
-    smallest = facts.get("smallest", min(train))
+
+    def kept(count: int) -> int:
+        left, limit = count - round(fraction * count), options.get("limit_per_class")
+        return left if limit is None else min(left, limit)
+
     return DatasetFacts(
-        name=config.name,
-        train=tuple(kept),
-        val=sum(round(fraction * count) for count in train),
-        test=round(facts["test"] * share),
-        smallest=_limited(smallest - round(fraction * smallest), limit),
-        image_size=options.get("image_size") or facts["image_size"],
-        files=facts["files"],
-    )
-
-
-def _limited(count: int, limit: int | None) -> int:
-    return count if limit is None else min(count, limit)
+        name=config.name, train=tuple(map(kept, train)), val=sum(round(fraction * count) for count in train),
+        test=round(facts["test"] * (classes / facts["classes"])), smallest=kept(facts.get("smallest", min(train))),
+        image_size=options.get("image_size") or facts["image_size"], files=facts["files"],
+    )  # fmt: skip

@@ -6,16 +6,18 @@ Manifests and rows are looked for, not read through: a sweep verifies what it us
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..distiller.dry_run import PriorFacts
 from ..record import read_row
 from ..sweeps.grid import Grid, row_key
 from ..sweeps.session import SweepSession
-from .workload import Crop
 
 if TYPE_CHECKING:
     from ..distiller import Work
+
+Crop = tuple[float, int]
+"""How images are brought to what is scored: the scoring's ``resize``, and pixels a side."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +34,23 @@ class Done:
     @property
     def prior(self) -> bool:
         """Whether the prior is there, or none is needed."""
-        session = self.session
-        if session is None:
+        if self.session is None:
             return False
-        trained = session.config.prior is not None and session.config.prior.train is not None
-        return not trained or session.stored("priors", session.prior_source.key)
+        config = self.session.config.prior
+        trained = config is not None and config.train is not None
+        return not trained or self.session.stored("priors", self.session.prior_source.key)
 
     @property
     def teacher(self) -> bool:
         """Whether the teacher is there."""
-        if self.session is None:
-            return False
-        key = self.session.evaluator.teacher_key
+        key = None if self.session is None else self.session.evaluator.teacher_key
         return key is not None and self.session.stored("teachers", key)
 
     def prior_facts(self) -> PriorFacts | None:
         """Return what the prior is, None where there is none yet."""
-        session = self.session
-        if session is None or session.config.prior is None or not self.prior:
+        if not self.prior or self.session.config.prior is None:
             return None
-        return session.prior_facts or PriorFacts.of(session.prior_source.load())
+        return self.session.prior_facts or PriorFacts.of(self.session.prior_source.load())
 
     def has(self, work: Work) -> bool:
         """Return whether an artifact is there."""
@@ -59,16 +58,15 @@ class Done:
 
     def rows(self, grid: Grid) -> frozenset[int]:
         """Return the places in the grid of the finished rows."""
-        session = self.session
-        if session is None:
+        if self.session is None:
             return frozenset()
-        folder = session.config.output_folder / "rows"
-
-        def finished(row: Any) -> bool:
-            key = row_key(row, session.planned, session.evaluator.key)
-            return any((read_row(place, key) or {}).get("status") == "done" for place in (folder, folder / "other"))
-
-        return frozenset(number for number, row in enumerate(grid.rows) if finished(row))
+        folder, finished = self.session.config.output_folder / "rows", set()
+        for number, row in enumerate(grid.rows):
+            key = row_key(row, self.session.planned, self.session.evaluator.key)
+            found = (read_row(place, key) or {} for place in (folder, folder / "other"))
+            if any(content.get("status") == "done" for content in found):
+                finished.add(number)
+        return frozenset(finished)
 
     def has_crop(self, crop: Crop) -> bool:
         """Return whether the images to score are kept at a crop; arrays are nowhere."""
@@ -76,6 +74,5 @@ class Done:
 
         if self.session is None:
             return False
-        data, stored = self.session.evaluator.data, self.session.stored
-        parts = (data.val, data.test)
-        return all(isinstance(part, CachedSplit) and stored(KIND, part.key(*crop)) for part in parts)
+        parts = (self.session.evaluator.data.val, self.session.evaluator.data.test)
+        return all(isinstance(part, CachedSplit) and self.session.stored(KIND, part.key(*crop)) for part in parts)

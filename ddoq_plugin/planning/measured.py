@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +25,20 @@ class Measured:
 
     An artifact counts where its key is the same but for the images; a set's own part is known by rows of the same
     method and settings; a row counts for ``label`` if it has the same teacher and for ``train`` the same student, under
-    the same protocol. Everywhere the same dataset or prior, and the same kind of device.
+    the same protocol. Everywhere the same dataset or prior, and the same kind of device. None where nothing counts.
     """
 
     def __init__(self, config: SweepConfig, device: str, dataset: str, protocol: str) -> None:
-        self.device, self._store = device, config.store_folder
+        self.device, self._protocol, self._store = device, protocol, config.store_folder
         self._prior = None if config.prior is None else config.prior.title
         self._teacher = None if config.teacher is None else config.teacher.student
-        self._protocol = protocol
-        self._rows = [row for row in _rows(config.output_folder.parent) if row.get("dataset") == dataset]
+        rows = _read(sorted(config.output_folder.parent.glob("*/rows/*.json")))
+        done = (modern(row) for row in rows if isinstance(row, dict) and row.get("status") == "done")
+        self._rows = [row for row in done if row.get("dataset") == dataset]
         self._by_kind: dict[str, dict[str, float]] = {}
 
     def work(self, work: Work) -> float | None:
-        """Return images a second of artifacts like this one; None where there are none."""
+        """Return images a second of artifacts like this one."""
         return self._artifacts(work.kind).get(_effective(work.key))
 
     def own(self, method: Distiller) -> float | None:
@@ -55,18 +56,16 @@ class Measured:
 
     def _median(self, stage: str, **wanted: Any) -> float | None:
         rows = [row for row in self._rows if all(row.get(name) == value for name, value in wanted.items())]
-        found = [
-            row[f"images_per_second_{stage}"]
-            for row in rows
-            if row.get(f"images_per_second_{stage}") and device_name(row.get(f"device_{stage}")) == self.device
-        ]
+        rows = [row for row in rows if device_name(row.get(f"device_{stage}")) == self.device]
+        found = [rate for row in rows if (rate := row.get(f"images_per_second_{stage}"))]
         return statistics.median(found) if found else None
 
     def _artifacts(self, kind: str) -> dict[str, float]:
         """Return images over seconds of all stored artifacts of a kind, by what matters of their keys."""
         if kind not in self._by_kind:
             sums: dict[str, list[float]] = {}
-            for content in _manifests(self._store / kind):
+            files = (self._store / kind).glob(f"*/{MANIFEST}")
+            for content in _read(itertools.islice(files, MANIFESTS_READ)):
                 cost = content.get("cost") or {}
                 if cost.get("images") and device_name(cost.get("device")) == self.device:
                     one = sums.setdefault(_effective(content.get("key", {})), [0.0, 0.0])
@@ -76,25 +75,17 @@ class Measured:
 
 
 def _effective(key: Mapping[str, Any]) -> str:
-    kept = {name: value for name, value in key.items() if name not in WITHOUT_EFFECT}
-    if isinstance(kept.get("own"), Mapping):
-        kept["own"] = {name: value for name, value in kept["own"].items() if name not in WITHOUT_EFFECT}
-    return hash_key(kept)
+    def kept(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in part.items() if name not in WITHOUT_EFFECT}
+
+    own = key.get("own")
+    return hash_key(kept(key) | ({"own": kept(own)} if isinstance(own, Mapping) else {}))
 
 
-def _manifests(folder: Path) -> Iterator[dict[str, Any]]:
-    for file in itertools.islice(folder.glob(f"*/{MANIFEST}"), MANIFESTS_READ):
+def _read(files: Iterable[Path]) -> Iterator[Any]:
+    """Yield the contents of JSON files, those that cannot be read left out."""
+    for file in files:
         try:
             yield json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-
-
-def _rows(runs: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted(runs.glob("*/rows/*.json")):
-        try:
-            row = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(row, dict) and row.get("status") == "done":
-            yield modern(row)

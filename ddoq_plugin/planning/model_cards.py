@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-
+_DIT = {"transformer": 749_826_464, "vae": 83_653_863}
+_VAE_512 = {"encode_flops": 1_116_658_466_816, "decode_flops": 2_514_518_933_504}
 _DIT_SOURCE = (
     "facebook/DiT-XL-2-{size} (Peebles & Xie, 2023, table 1: 675 M parameters, {gmac} GMAC a forward pass; diffusers "
     "keeps a copy of the embedders of time and class in each of the 28 blocks, hence 750 M)"
@@ -46,36 +47,17 @@ class PublishedPrior:
 
 PUBLISHED: dict[str, PublishedPrior] = {
     "dit_xl_2_256": PublishedPrior(
-        registry_name="dit",
-        image_size=256,
-        latent_shape=(4, 32, 32),
-        components={"transformer": 749_826_464, "vae": 83_653_863},
-        forward_flops=237_333_676_032,
-        encode_flops=272_722_165_760,
-        decode_flops=622_187_282_432,
-        text_flops=0,
+        "dit", 256, (4, 32, 32), _DIT, forward_flops=237_333_676_032, encode_flops=272_722_165_760,
+        decode_flops=622_187_282_432, text_flops=0,
         source=f"{_DIT_SOURCE.format(size=256, gmac=118.6)}; {_COUNTED}",
     ),
     "dit_xl_2_512": PublishedPrior(
-        registry_name="dit",
-        image_size=512,
-        latent_shape=(4, 64, 64),
-        components={"transformer": 749_826_464, "vae": 83_653_863},
-        forward_flops=1_049_167_429_632,
-        encode_flops=1_116_658_466_816,
-        decode_flops=2_514_518_933_504,
-        text_flops=0,
+        "dit", 512, (4, 64, 64), _DIT, forward_flops=1_049_167_429_632, **_VAE_512, text_flops=0,
         source=f"{_DIT_SOURCE.format(size=512, gmac=524.6)}; {_COUNTED}",
     ),
     "stable_diffusion_1_5": PublishedPrior(
-        registry_name="stable_diffusion",
-        image_size=512,
-        latent_shape=(4, 64, 64),
-        components={"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
-        forward_flops=803_273_441_280,
-        encode_flops=1_116_658_466_816,
-        decode_flops=2_514_518_933_504,
-        text_flops=13_298_503_680,
+        "stable_diffusion", 512, (4, 64, 64), {"unet": 859_520_964, "vae": 83_653_863, "text_encoder": 123_060_480},
+        forward_flops=803_273_441_280, **_VAE_512, text_flops=13_298_503_680,
         source=f"stable-diffusion-v1-5 (Rombach et al., 2022; its component configs); {_COUNTED}",
     ),
-}
+}  # fmt: skip

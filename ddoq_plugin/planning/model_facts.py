@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import PriorConfig
 from ..errors import ConfigError, DDOQError
+from .model_cards import PUBLISHED
 from .rates import Precision
 
 if TYPE_CHECKING:
@@ -80,38 +81,43 @@ def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gp
     if config is None or config.name == "pixel":
         size = (config.options().get("image_size") if config else None) or image_size
         return PriorCard(config.name if config else "none", size, (3, size, size), 0, 0, 0, 0, "float32")
-    dtype = config.options().get("dtype") or ("float16" if gpu else "float32")
+    dtype, asked = config.options().get("dtype") or ("float16" if gpu else "float32"), config.options().get("image_size")
     precision: Precision = "half" if str(dtype) in HALF else "float32"
     if config.train is not None:
-        return _of_recipe(config, image_size, classes, precision)
+        return _of_recipe(config.train, image_size, classes, precision)
     folder = Path(str(config.path)).expanduser()
     if config.name == "autoencoder":
-        return _of_autoencoder(folder, config.options().get("image_size"), image_size, precision)
+        return _of_autoencoder(folder, asked, image_size, precision)
     if config.name not in ("dit", "stable_diffusion"):
         raise ConfigError(f"a plan cannot know what the prior {config.name!r} costs; plan with dit or stable_diffusion")
-    published = published_name(config, folder)
-    if published is not None:
-        return _of_published(published, config, dtype, precision)
-    return _of_folder(config, folder, precision)
+    name = published_name(config)
+    if name is None:
+        return _of_folder(config.name, folder, precision)
+    facts = PUBLISHED[name]
+    size = asked or facts.image_size
+    scale = (size / facts.image_size) ** 2  # attention grows faster; a size that is not the published one is rare
+    channels, height, _ = facts.latent_shape
+    side = round(height * size / facts.image_size)
+    flops = (round(one * scale) for one in (facts.forward_flops, facts.encode_flops, facts.decode_flops))
+    return PriorCard(name, size, (channels, side, side), *flops, round(facts.weights_gb[str(dtype)] * 1e9), precision)
 
 
-def published_name(config: PriorConfig, folder: Path) -> str | None:
+def published_name(config: PriorConfig) -> str | None:
     """Return the published prior that a config means, by its folder's configuration or else by its name.
 
     None for another architecture. A folder that is not there is taken for the published prior of its kind.
     """
+    folder = Path(str(config.path)).expanduser()
     if config.name == "stable_diffusion":
         unet = _component(folder, "unet")
-        same = not unet or (unet.get("cross_attention_dim"), tuple(unet.get("block_out_channels", ()))) == (
-            768, (320, 640, 1280, 1280),
-        )  # fmt: skip
-        return "stable_diffusion_1_5" if same else None
+        found = (unet.get("cross_attention_dim"), tuple(unet.get("block_out_channels", ())))
+        return "stable_diffusion_1_5" if not unet or found == (768, (320, 640, 1280, 1280)) else None
     if config.name != "dit":
         return None
-    found = _component(folder, "transformer")
-    if found:
-        shape = tuple(found.get(key) for key in ("num_layers", "num_attention_heads", "patch_size", "sample_size"))
-        return {(28, 16, 2, 32): "dit_xl_2_256", (28, 16, 2, 64): "dit_xl_2_512"}.get(shape)
+    transformer = _component(folder, "transformer")
+    if transformer:
+        shape = [transformer.get(key) for key in ("num_layers", "num_attention_heads", "patch_size", "sample_size")]
+        return {(28, 16, 2, 32): "dit_xl_2_256", (28, 16, 2, 64): "dit_xl_2_512"}.get(tuple(shape))
     return "dit_xl_2_512" if "512" in folder.name else "dit_xl_2_256"
 
 
@@ -133,11 +139,8 @@ def _student_on(device: str, name: str, classes: int, image_size: int) -> Studen
     with torch.device(device):
         model = build_student(name, classes, image_size, seed=0).train()
         images = torch.zeros(2, 3, image_size, image_size)
-    return StudentCard(
-        forward_flops=count_flops(model, images) // 2,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        activation_bytes=_kept_bytes(model, images) // 2,
-    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return StudentCard(count_flops(model, images) // 2, parameters, _kept_bytes(model, images) // 2)
 
 
 def _kept_bytes(model: torch.nn.Module, images: torch.Tensor) -> int:
@@ -159,108 +162,66 @@ def _kept_bytes(model: torch.nn.Module, images: torch.Tensor) -> int:
     return sum(size for address, size in kept.items() if address not in own)
 
 
-def _of_published(name: str, config: PriorConfig, dtype: str, precision: Precision) -> PriorCard:
-    from .model_cards import PUBLISHED
-
-    facts = PUBLISHED[name]
-    size = config.options().get("image_size") or facts.image_size
-    scale = (size / facts.image_size) ** 2  # attention grows faster; a size that is not the published one is rare
-    channels, height, width = facts.latent_shape
-    side = round(height * size / facts.image_size)
-    return PriorCard(
-        label=name,
-        image_size=size,
-        latent_shape=(channels, side, side),
-        forward_flops=round(facts.forward_flops * scale),
-        encode_flops=round(facts.encode_flops * scale),
-        decode_flops=round(facts.decode_flops * scale),
-        weights_bytes=round(facts.weights_gb[str(dtype)] * 1e9),
-        precision=precision,
-    )
-
-
-def _of_recipe(config: PriorConfig, image_size: int, classes: int, precision: Precision) -> PriorCard:
+def _of_recipe(name: str, image_size: int, classes: int, precision: Precision) -> PriorCard:
     import torch
 
     from ..priors import load_recipe
     from ..priors.networks import build_autoencoder, build_denoiser
 
-    recipe = load_recipe(config.train)
+    recipe = load_recipe(name)
     side, channels = recipe.latent_size(image_size), recipe.autoencoder.latent_channels
     with torch.device("meta"):
         autoencoder = build_autoencoder(recipe.autoencoder, image_size, 0)
         denoiser = build_denoiser(recipe.denoiser, channels, side, classes, 0)
-    return _counted(f"dit {config.train}", autoencoder, denoiser, image_size, (channels, side, side), precision)
+    return _counted(f"dit {name}", image_size, (channels, side, side), precision, autoencoder, denoiser)
 
 
-def _of_folder(config: PriorConfig, folder: Path, precision: Precision) -> PriorCard:
-    import diffusers
-    import torch
-
-    denoiser_folder = "unet" if config.name == "stable_diffusion" else "transformer"
-    built = []
-    for part in ("vae", denoiser_folder):
-        settings = _component(folder, part)
-        with torch.device("meta"):
-            built.append(getattr(diffusers, settings["_class_name"]).from_config(settings))
-    autoencoder, denoiser = built
+def _of_folder(name: str, folder: Path, precision: Precision) -> PriorCard:
+    autoencoder = _built(_component(folder, "vae"))
+    denoiser = _built(_component(folder, "unet" if name == "stable_diffusion" else "transformer"))
     side = denoiser.config.sample_size
     size = side * 2 ** (len(autoencoder.config.block_out_channels) - 1)
     shape = (denoiser.config.in_channels, side, side)
-    return _counted(f"{config.name} {folder.name}", autoencoder, denoiser, size, shape, precision)
+    return _counted(f"{name} {folder.name}", size, shape, precision, autoencoder, denoiser)
 
 
 def _of_autoencoder(folder: Path, chosen: int | None, data_size: int, precision: Precision) -> PriorCard:
-    import diffusers
     import torch
 
     settings = _component(folder, ".") or _component(folder, "vae")
     if not settings:
         raise ConfigError(f"there is no auto-encoder in {folder}; give prior.path the folder with its config.json")
-    image_size = chosen or settings.get("sample_size") or data_size
-    with torch.device("meta"):
-        network = getattr(diffusers, settings["_class_name"]).from_config(settings).eval()
-        images = torch.zeros(1, 3, image_size, image_size)
-        latents = network.encoder(images)[:, : network.config.latent_channels]
-    return PriorCard(
-        label=f"autoencoder {folder.name}",
-        image_size=image_size,
-        latent_shape=tuple(latents.shape[1:]),
-        forward_flops=0,
-        encode_flops=count_flops(network.encoder, images),
-        decode_flops=count_flops(network.decoder, latents),
-        weights_bytes=sum(p.numel() for p in network.parameters()) * (2 if precision == "half" else 4),
-        precision=precision,
-    )
+    size, network = chosen or settings.get("sample_size") or data_size, _built(settings)
+    _, _, height, width = network.encoder(torch.zeros(1, 3, size, size, device="meta")).shape
+    shape = (network.config.latent_channels, height, width)
+    return _counted(f"autoencoder {folder.name}", size, shape, precision, network)
 
 
 def _counted(
-    label: str,
-    autoencoder: torch.nn.Module,
-    denoiser: torch.nn.Module,
-    size: int,
-    shape: tuple[int, int, int],
-    precision: Precision,
+    label: str, size: int, shape: tuple[int, int, int], precision: Precision, autoencoder: Any, denoiser: Any = None
 ) -> PriorCard:
     import torch
 
+    networks, forward = [autoencoder.eval()], 0
     with torch.device("meta"):
-        images, latents = torch.zeros(1, 3, size, size), torch.zeros(1, *shape)
-        time, width = torch.zeros(1, dtype=torch.int64), getattr(denoiser.config, "cross_attention_dim", None)
-        text = None if width is None else torch.zeros(1, 77, width)
-        condition = {"class_labels": time} if text is None else {"encoder_hidden_states": text}
-    vae: Any = autoencoder
-    numbers = sum(p.numel() for network in (autoencoder, denoiser) for p in network.parameters())
-    return PriorCard(
-        label=label,
-        image_size=size,
-        latent_shape=shape,
-        forward_flops=count_flops(denoiser.eval(), latents, timestep=time, **condition),
-        encode_flops=count_flops(vae.encoder.eval(), images),
-        decode_flops=count_flops(vae.decoder.eval(), latents),
-        weights_bytes=numbers * (2 if precision == "half" else 4),
-        precision=precision,
-    )
+        images, latents, time = torch.zeros(1, 3, size, size), torch.zeros(1, *shape), torch.zeros(1, dtype=torch.int64)
+        if denoiser is not None:
+            networks.append(denoiser.eval())
+            width = getattr(denoiser.config, "cross_attention_dim", None)
+            text = {"class_labels": time} if width is None else {"encoder_hidden_states": torch.zeros(1, 77, width)}
+            forward = count_flops(denoiser, latents, timestep=time, **text)
+    encode, decode = count_flops(autoencoder.encoder, images), count_flops(autoencoder.decoder, latents)
+    numbers = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    return PriorCard(label, size, shape, forward, encode, decode, numbers * (2 if precision == "half" else 4), precision)
+
+
+def _built(settings: dict[str, Any]) -> Any:
+    """Return the network of a diffusers configuration on the meta device."""
+    import diffusers
+    import torch
+
+    with torch.device("meta"):
+        return getattr(diffusers, settings["_class_name"]).from_config(settings)
 
 
 def _component(folder: Path, part: str) -> dict[str, Any]:

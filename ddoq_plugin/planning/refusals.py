@@ -11,8 +11,8 @@ from ..distiller.dry_run import DryRunContext
 from ..errors import ConfigError, DDOQError
 from ..registry import DATASETS, PRIORS
 from ..sweeps.grid import Grid
+from .sizes import human
 from .stages import Stage
-from .units import human
 
 if TYPE_CHECKING:
     from .dataset_facts import DatasetFacts

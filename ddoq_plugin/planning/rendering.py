@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ConfigError, nearest
 from ..text_tables import markdown_table, plain_table
 from .plan import Plan
-from .units import duration, human
+from .sizes import duration, human
 
 COLUMNS = (
     "stage", "tasks", "done", "to do", "time", "devices held", "at once", "disk", "memory", "GPU memory", "rates",

@@ -1,12 +1,14 @@
-"""Bytes on disk and in memory, by the formulae of the code that writes and holds them.
+"""Bytes on disk and in memory, by the formulae of the code that writes and holds them; and numbers for people.
 
 Memory is what one worker holds at its peak beside memory-mapped files; see the classes named at each function.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigError
 from .rates import load_rates
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ BANK_PLAN = 4 + 16 + 1 + 4  # bytes a labelled image beside its logits: index, b
 BANK_SHARD = 256 << 20  # evaluation/soft_labels.py, SHARD_BYTES
 FLOAT_BUDGET = 2 << 30  # evaluation/inputs.py: sets up to this size are also kept normalised
 GPU_BATCH = 256  # images of a batch that lie in main memory as floats, coming or going; priors/batching.py
+_SCALES = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
 
 
 def pixels(count: int, size: int) -> int:
@@ -41,29 +44,24 @@ def process() -> int:
     return round(load_rates().process_gb * 1e9)
 
 
-def held_set(count: int, stored: int, protocol: Protocol, image_size: int) -> int:
-    """A set as a training holds it on its device: uint8 at the size that is cut, and floats where they are few
-    (``Inputs``)."""
-    held = pixels(count, _source_size(stored, protocol, image_size))
-    return held + (FLOAT32 * held if FLOAT32 * held <= FLOAT_BUDGET else 0)
+def set_memory(count: int, stored: int, protocol: Protocol, image_size: int) -> tuple[int, int]:
+    """Bytes of a set in main memory on its way to a training's device, and as it is held there.
 
+    Held: uint8 at the size that is cut, and floats where they are few (``Inputs``). On its way: twice while it is
+    resized (``fit_size``).
+    """
+    from ..evaluation.inputs import source_size
 
-def set_memory(count: int, stored: int, protocol: Protocol, image_size: int) -> int:
-    """A set in main memory on its way there: twice while it is resized (``fit_size``)."""
-    source = _source_size(stored, protocol, image_size)
-    return max(held_set(count, stored, protocol, image_size), (2 if source != stored else 1) * pixels(count, source))
+    source = source_size(stored, protocol.augmentation, image_size, protocol.scoring.resize)
+    whole = pixels(count, source)
+    held = whole + (FLOAT32 * whole if FLOAT32 * whole <= FLOAT_BUDGET else 0)
+    return max(held, (2 if source != stored else 1) * whole), held
 
 
 def step_memory(facts: StudentCard, batch: int, accumulation: int, *, half: bool) -> int:
     """A step: weights, gradients and two moments in float32, and the activations of a part of the batch."""
     activations = facts.activation_bytes // (2 if half else 1)
     return 4 * FLOAT32 * facts.parameters + activations * -(-batch // accumulation)
-
-
-def _source_size(stored: int, protocol: Protocol, image_size: int) -> int:
-    from ..evaluation.inputs import source_size
-
-    return source_size(stored, protocol.augmentation, image_size, protocol.scoring.resize)
 
 
 def batch_memory(prior: PriorCard, *, gpu: bool) -> int:
@@ -74,3 +72,25 @@ def batch_memory(prior: PriorCard, *, gpu: bool) -> int:
     if not prior.weights_bytes:
         return 0
     return GPU_BATCH * pixels(1, prior.image_size) * FLOAT32 if gpu else CPU_BUDGET
+
+
+def human(size: float) -> str:
+    """Return bytes in powers of ten, as "8.67 TB"."""
+    unit, scale = next(((unit, scale) for unit, scale in _SCALES.items() if size >= scale), ("kB", 1e3))
+    return f"{size / scale:.3g} {unit}"
+
+
+def parse_size(text: str) -> float:
+    """Return the bytes of "8TB", "512 GB" or "60GiB". ConfigError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([TGM])(i?)B\s*", text, re.IGNORECASE)
+    if found is None:
+        raise ConfigError(f"{text!r} is no size; give one like 512GB or 8TB")
+    power = {"M": 2, "G": 3, "T": 4}[found[2].upper()]
+    return float(found[1]) * (1024 if found[3] else 1000) ** power
+
+
+def duration(hours: float) -> str:
+    """Return hours as "2.4 s", "9.1 min" or "34.1 h"; "-" for none."""
+    if hours >= 1:
+        return f"{hours:,.0f} h" if hours >= 100 else f"{hours:.3g} h"
+    return f"{hours * 60:.3g} min" if hours >= 1 / 60 else f"{hours * 3600:.2g} s" if hours else "-"

@@ -22,35 +22,44 @@ class Term:
     basis: str = ASSUMED
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stage:
-    """A stage of a plan.
+    """A stage of a plan; ``network``, ``measured`` and ``operation`` turn counted work into terms of its time.
 
-    ``asks`` is the stage of the config whose resources its workers have. ``tasks`` of which ``done`` are finished;
-    ``work`` says in words what is to do. ``disk`` are bytes that it writes, ``memory`` and ``device_memory`` bytes that
-    one worker holds at its peak in main and in GPU memory.
+    ``asks`` is the stage of the config whose ``resources`` its workers have. ``tasks`` of which ``done`` are finished;
+    ``work`` says in words what is to do. ``disk`` are bytes that it writes. ``memory`` are bytes that one worker holds
+    at its peak in main memory, ``held`` those on its GPU, if it has one. No more than ``limit`` tasks run at once.
     """
 
     name: str
     asks: str
-    tasks: int
-    done: int
-    work: str
     resources: StageResources
     hardware: Hardware
-    terms: tuple[Term, ...] = ()
+    tasks: int = 0
+    done: int = 0
+    work: str = ""
     disk: int = 0
     memory: int = 0
-    device_memory: int = 0
+    held: int = 0
     limit: int | None = None
+    terms: list[Term] = field(default_factory=list)
 
     @property
     def todo(self) -> int:
         return self.tasks - self.done
 
     @property
+    def on_gpu(self) -> bool:
+        return bool(self.resources.gpus) and self.hardware.is_gpu
+
+    @property
+    def device_memory(self) -> int:
+        """Bytes that one worker holds at its peak in GPU memory; 0 on the CPU."""
+        return self.held if self.on_gpu else 0
+
+    @property
     def at_once(self) -> int:
-        """Return how many of its tasks run side by side."""
+        """How many of its tasks run side by side."""
         slots = math.floor(self.hardware.cores / self.resources.cpus + 1e-9)
         gpus = self.resources.gpus
         if gpus:
@@ -64,7 +73,7 @@ class Stage:
 
     @property
     def device_hours(self) -> float:
-        """Return the GPU-hours (without a GPU: core-hours) that its workers hold."""
+        """The GPU-hours (without a GPU: core-hours) that its workers hold."""
         return self.worker_hours * (self.resources.gpus or self.resources.cpus)
 
     @property
@@ -73,7 +82,7 @@ class Stage:
 
     @property
     def hours(self) -> float:
-        """Return the hours on the clock, writing included."""
+        """The hours on the clock, writing included."""
         writing = self.disk / (load_rates().disk.megabytes_per_second * 1e6) / 3600
         return self.worker_hours / self.at_once + writing
 
@@ -82,31 +91,20 @@ class Stage:
         bases = {term.basis for term in self.terms if term.seconds}
         return " + ".join(sorted(bases, reverse=True)) or "-"
 
-
-@dataclass
-class Clock:
-    """Turns counted work into terms, for the workers of one stage."""
-
-    hardware: Hardware
-    asks: str
-    resources: StageResources
-    terms: list[Term] = field(default_factory=list)
-
-    @property
-    def on_gpu(self) -> bool:
-        return bool(self.resources.gpus) and self.hardware.is_gpu
-
     def network(
-        self, stage: str, what: str, images: float, flops: float, precision: Precision, measured: float | None = None
+        self, use: str, what: str, images: float, flops: float, precision: Precision, measured: float | None = None
     ) -> None:
-        """Add ``images`` times ``flops`` of a network, at the measured images a second where there are any."""
+        """Add ``images`` times ``flops`` of a network, at the measured images a second where there are any.
+
+        ``use`` names the share of the peak in rates.yaml.
+        """
         if not images or not flops:
             return
         if measured:
             self.measured(what, images, measured)
             return
         device, share = (self.hardware.device, self.resources.gpus) if self.on_gpu else (CPU, self.resources.cpus)
-        rate = assumed_flops(device, stage, precision) * share
+        rate = assumed_flops(device, use, precision) * share
         how = f"{images:,.0f} {what} x {flops / 1e9:,.4g} GFLOP / {rate / 1e12:,.4g} TFLOP/s ({share:g} {device})"
         self.terms.append(Term(images * flops / rate, how))
 
@@ -116,13 +114,9 @@ class Clock:
 
     def operation(self, name: str, amount: float) -> None:
         """Add work of processor cores by its name in rates.yaml; a worker's cores share it."""
-        core = load_rates().core
+        core, cpus = load_rates().core, self.resources.cpus
         if name not in core:
             raise DDOQError(f"no rate is stated for the operation {name!r}; use one of {', '.join(core)} in an Effort")
         if amount:
-            how = f"{amount:,.4g} {name} / {core[name]:,.4g} a second and core / {self.resources.cpus:g} cores"
-            self.terms.append(Term(amount / core[name] / self.resources.cpus, how))
-
-    def fixed(self, what: str, seconds: float) -> None:
-        """Add fixed seconds."""
-        self.terms.append(Term(seconds, what))
+            how = f"{amount:,.4g} {name} / {core[name]:,.4g} a second and core / {cpus:g} cores"
+            self.terms.append(Term(amount / core[name] / cpus, how))

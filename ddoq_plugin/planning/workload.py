@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from .dataset_facts import DatasetFacts
 
 
-Crop = tuple[float, int]
-"""How images are brought to what is scored: the scoring's ``resize``, and pixels a side."""
-
-
 @dataclass(frozen=True)
 class Declared:
     """The sets of a grid with their work. ``roots``: the work of each set, by title. ``alike``: for each title a key
@@ -35,35 +31,21 @@ class Declared:
 
 
 @dataclass(frozen=True)
-class Training:
-    """One student that is really trained, for the ``rows`` (numbers in the grid) that share it.
+class Shared:
+    """One student that is really trained, or one bank of soft labels, for the ``rows`` (numbers in the grid) of a kind
+    that share it; ``student`` is empty for a bank.
 
-    ``images`` is the number of images seen in all, ``size`` that of the set, ``batch`` that of a step; ``side`` are the
+    ``images`` are those seen or labelled in all, ``batch`` those of a step, ``size`` those of the set; ``side`` are the
     pixels a side of the set's images.
     """
 
     kind: str
     student: str
-    seed: int
-    set: SetSpec | None
-    rows: tuple[int, ...]
+    rows: frozenset[int]
     size: int
     side: int
     images: int
     batch: int
-
-
-@dataclass(frozen=True)
-class Bank:
-    """One bank of soft labels for rows of a kind and seed: ``images`` labelled augmented images of ``size`` images of
-    ``side`` pixels. ``titles`` are the sets that share it, None for all data."""
-
-    titles: frozenset[str | None]
-    size: int
-    side: int
-    images: int
-    kind: str
-    seed: int
 
 
 def declare(grid: Grid, context: DistillContext) -> Declared:
@@ -77,62 +59,37 @@ def declare(grid: Grid, context: DistillContext) -> Declared:
     return Declared(roots, {spec.title: _alike(spec, roots.get(spec.title)) for spec in grid.sets})
 
 
-def trainings(grid: Grid, declared: Declared, protocol: Protocol, facts: DatasetFacts) -> list[Training]:
+def trainings(grid: Grid, declared: Declared, protocol: Protocol, facts: DatasetFacts) -> list[Shared]:
     """Return the students that are trained: rows of sets that are the same to the bit share one."""
-    groups: dict[tuple, list[int]] = {}
-    for number, row in enumerate(grid.rows):
-        same = None if row.set is None else declared.alike[row.set.title][1]
-        groups.setdefault((row.kind, row.student, row.seed, same), []).append(number)
-    made = []
-    for (kind, student, seed, _), rows in groups.items():
-        spec = grid.rows[rows[0]].set
-        size = facts.images if spec is None else spec.ipc * facts.classes
-        numbers = _protocol_of(kind, protocol).numbers(student, size, facts.classes)
-        images, side = numbers.steps * numbers.batch_size, stored_side(spec, facts)
-        made.append(Training(kind, student, seed, spec, tuple(rows), size, side, images, numbers.batch_size))
-    return made
+    return _shared(grid, declared, protocol, facts, bank_of=None)
 
 
-def banks(config: SweepConfig, grid: Grid, declared: Declared, protocol: Protocol, facts: DatasetFacts) -> list[Bank]:
+def banks(config: SweepConfig, grid: Grid, declared: Declared, protocol: Protocol, facts: DatasetFacts) -> list[Shared]:
     """Return the banks of soft labels, none where the protocol stores none; sets of the same images share one."""
-    if protocol.label_mode != "soft_stored":
-        return []
+    stored = protocol.label_mode == "soft_stored"
+    return _shared(grid, declared, protocol, facts, bank_of=config.students) if stored else []
+
+
+def _shared(
+    grid: Grid, declared: Declared, protocol: Protocol, facts: DatasetFacts, *, bank_of: list[str] | None
+) -> list[Shared]:
+    """Group the rows that share a training or, with the students ``bank_of`` it, a bank of labels."""
     from ..evaluation.soft_labels import bank_steps, whole_pages
 
-    def bank(specs: list[SetSpec], kind: str, seed: int) -> Bank:
-        used, first = _protocol_of(kind, protocol), specs[0] if specs else None
-        size = facts.images if first is None else first.ipc * facts.classes
-        steps = whole_pages(bank_steps(used, config.students, size, facts.classes))
-        images = steps * used.numbers("", size, facts.classes).batch_size
-        titles = frozenset(spec.title for spec in specs) or frozenset({None})
-        return Bank(titles, size, stored_side(first, facts), images, kind, seed)
-
-    groups: dict[tuple[str, int], list[SetSpec]] = {}
-    for spec in grid.sets:
-        groups.setdefault((declared.alike[spec.title][0], spec.seed), []).append(spec)
-    made = [bank(specs, "distilled", seed) for (_, seed), specs in groups.items()]
-    if config.full_data:
-        made += [bank([], kind, seed) for kind in ("full_data", "full_data_2x") for seed in config.seeds]
+    groups: dict[tuple, list[int]] = {}
+    for number, row in enumerate(grid.rows):
+        same = None if row.set is None else declared.alike[row.set.title][0 if bank_of else 1]
+        groups.setdefault((row.kind, "" if bank_of else row.student, row.seed, same), []).append(number)
+    made = []
+    for (kind, student, _, _), rows in groups.items():
+        spec, used = grid.rows[rows[0]].set, protocol.lengthened(2) if kind == "full_data_2x" else protocol
+        size = facts.images if spec is None else spec.ipc * facts.classes
+        side = (spec and spec.distiller().config.stored_size) or facts.image_size
+        numbers = used.numbers(student, size, facts.classes)
+        steps = whole_pages(bank_steps(used, bank_of, size, facts.classes)) if bank_of else numbers.steps
+        images, batch = steps * numbers.batch_size, numbers.batch_size
+        made.append(Shared(kind, student, frozenset(rows), size, side, images, batch))
     return made
-
-
-def crop_of(protocol: Protocol, facts: DatasetFacts) -> Crop:
-    """Return how students are scored under a protocol."""
-    return protocol.scoring.resize, protocol.image_size or facts.image_size
-
-
-def teacher_crop(config: SweepConfig, protocol: Protocol, facts: DatasetFacts) -> Crop | None:
-    """Return how the teacher is scored: as students are, or by its own protocol where it is trained; None for none."""
-    if config.teacher is None or not protocol.needs_teacher:
-        return None
-    from ..evaluation import load_protocol
-
-    return crop_of(protocol if config.teacher.weights is not None else load_protocol(config.teacher.protocol), facts)
-
-
-def stored_side(spec: SetSpec | None, facts: DatasetFacts) -> int:
-    """Return the pixels a side of a distilled set's images as they are stored (None: of the dataset's)."""
-    return (spec and spec.distiller().config.stored_size) or facts.image_size
 
 
 def _alike(spec: SetSpec, root: Work | None) -> tuple[str, str]:
@@ -145,7 +102,3 @@ def _alike(spec: SetSpec, root: Work | None) -> tuple[str, str]:
     key: dict[str, Any] = {"method": spec.method, "settings": settings, "ipc": spec.ipc, "seed": spec.seed}
     images = hash_key(key | ({"needs": needs} if needs else {"clusters": spec.clusters}))
     return images, hash_key([images, None if spec.ipc == 1 else weights])
-
-
-def _protocol_of(kind: str, protocol: Protocol) -> Protocol:
-    return protocol.lengthened(2) if kind == "full_data_2x" else protocol
