@@ -65,13 +65,10 @@ class AutoencoderPrior(Prior):
     def _encode(self, images: Tensor, generators: list[torch.Generator] | None) -> Tensor:
         self._set_tiling("encode")
         encoded = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
-        if isinstance(self.vae, AutoencoderTiny):
-            latents = encoded.latents.float()
-        else:
-            posterior = encoded.latent_dist
-            latents = posterior.mode().float()
-            if generators is not None:
-                latents = latents + posterior.std.float() * self._noise(generators)
+        tiny = isinstance(self.vae, AutoencoderTiny)
+        latents = (encoded.latents if tiny else encoded.latent_dist.mode()).float()
+        if generators is not None and not tiny:
+            latents = latents + encoded.latent_dist.std.float() * self._noise(generators)
         return (latents - self.shift) * self.scale
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -105,21 +102,15 @@ class AutoencoderPrior(Prior):
             widths = config.decoder_block_out_channels if stage == "decode" else config.encoder_block_out_channels
             widest = max(widths) * self.image_size**2
         else:
-            levels = config.block_out_channels
-            # an upsampled map has the width of the coarser level that it comes from
-            above = 1 if stage == "decode" else 0
-            widest = max(
-                levels[min(level + above, len(levels) - 1)] * (self.image_size // 2**level) ** 2
-                for level in range(len(levels))
-            )
+            widths = list(config.block_out_channels)
+            if stage == "decode":  # an upsampled map has the width of the coarser level that it comes from
+                widths = [*widths[1:], widths[-1]]
+            widest = max(width * (self.image_size // 2**level) ** 2 for level, width in enumerate(widths))
         return _TENSORS * widest * self.vae.dtype.itemsize
 
     def _noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Standard normal noise [b, *latent_shape], each image's from its own generator."""
-        noise = torch.empty(len(generators), *self.latent_shape)
-        for row, own in zip(noise, generators, strict=True):
-            torch.randn(self.latent_shape, generator=own, out=row)
-        return noise.to(self.device)
+        return torch.stack([torch.randn(self.latent_shape, generator=own) for own in generators]).to(self.device)
 
 
 def downsampling(vae: Autoencoder) -> int:
@@ -140,18 +131,14 @@ def load_autoencoder(
 ) -> AutoencoderPrior:
     """Load an ``AutoencoderKL`` or ``AutoencoderTiny`` from a folder or hub id, or the one of a pipeline's folder.
 
-    Args:
-        image_size: pixels a side, a multiple of its downsampling; None is the size of its training where its
-            configuration has one.
-        channels_last, tiling: as for ``load_dit``.
-
-    Raises PriorError where the folder is missing, incomplete or of another kind.
+    ``image_size`` (pixels a side) is a multiple of its downsampling; None is the size of its training where its
+    configuration has one. ``channels_last`` and ``tiling`` are as for ``load_dit``. Raises PriorError where the folder
+    is missing, incomplete or of another kind.
     """
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     folder = fetch(path, "vae")
-    kind = _kind(folder)
-    vae = load_part(kind, folder, dtype, device)
+    vae = load_part(_kind(folder), folder, dtype, device)
     factor = downsampling(vae)
     image_size = image_size or vae.config.get("sample_size")
     if image_size is None:
@@ -159,8 +146,7 @@ def load_autoencoder(
     if image_size < factor or image_size % factor:
         raise PriorError(f"image_size is {image_size}: this auto-encoder takes a multiple of {factor} pixels")
     prior = AutoencoderPrior(vae, image_size // factor, device, batch_size, channels_last=channels_last, tiling=tiling)
-    options = {"image_size": image_size, "dtype": dtype} | ({"tiling": True} if tiling else {})
-    prior.fingerprint = fingerprint(folder, {".": True}, options)
+    prior.fingerprint = fingerprint(folder, {".": True}, dtype, tiling, image_size=image_size)
     return prior
 
 

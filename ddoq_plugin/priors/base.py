@@ -125,10 +125,8 @@ class Prior(ABC):
             chosen = _generators(seeds[part]) if sample and seeds is not None else None
             return self._encode(self._resize(images[part].to(self.device)), chosen).float().cpu()
 
-        encoded = self._run("encode", len(images), forward, "encode" if progress else None)
-        latents = torch.cat(encoded) if encoded else torch.empty(0, *self.latent_shape)
-        self._check_finite(latents, None, "the encoder's output")
-        return latents
+        latents = self._run("encode", len(images), forward, "encode" if progress else None)
+        return self._finite(latents, None, "the encoder's output")
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -154,21 +152,18 @@ class Prior(ABC):
     ) -> Tensor:
         """Make images from latents: noise them, denoise them under the condition of their class, decode.
 
-        Args:
-            latents: float [B, *latent_shape].
-            class_ids: int64 [B], indices into the names given to :meth:`bind_classes`.
-            strength: share of the ``steps`` that is run, in [0, 1]: the latents are noised to where that share starts
-                (the convention of image-to-image pipelines: 0.7 of 50 steps runs 35). 0 decodes only; 1 starts at the
-                scheduler's first time.
-            guidance_scale: classifier-free guidance, at least 1; 1 uses the conditional prediction alone.
-            steps: number of steps of the whole schedule.
-            seeds: one integer an image, for its noise and for a stochastic scheduler.
-            space: "latent", or "noise" for latents from :meth:`invert`: generation then starts at the full time from
-                these very latents, and ``strength`` is ignored.
-            scheduler: class name of a diffusers scheduler; None takes the pipeline's own (DDIM in noise space).
-            guide: shifts the latents after each denoising step; None leaves the sampler as it is.
-            batch_size: images a forward pass of the denoiser; None takes the prior's. A pass takes whole classes where
-                the guide is set-wide, also where a class has more images.
+        ``latents`` are float [B, *latent_shape]; ``class_ids`` int64 [B], indices into the names given to
+        :meth:`bind_classes`; ``seeds`` one integer an image, for its noise and for a stochastic scheduler. ``steps`` is
+        the number of steps of the whole schedule. ``strength`` is the share of them that is run, in [0, 1]: the latents
+        are noised to where that share starts (the convention of image-to-image pipelines: 0.7 of 50 steps runs 35). 0
+        decodes only; 1 starts at the scheduler's first time. ``guidance_scale`` is that of classifier-free guidance, at
+        least 1; 1 uses the conditional prediction alone.
+
+        ``space`` is "latent", or "noise" for latents from :meth:`invert`: generation then starts at the full time from
+        these very latents, and ``strength`` is ignored. ``scheduler`` is the class name of a diffusers scheduler; None
+        takes the pipeline's own (DDIM in noise space). ``guide`` shifts the latents after each denoising step; None
+        leaves the sampler as it is. ``batch_size`` counts the images of a forward pass of the denoiser; None takes the
+        prior's. A pass takes whole classes where the guide is set-wide, also where a class has more images.
 
         Returns float32 images [B, 3, S, S] in [0, 1]. Raises PriorError for wrong shapes, NaN, settings out of range,
         an unknown scheduler, one that takes no guide, and a class too large for the memory under a set-wide guide.
@@ -180,31 +175,28 @@ class Prior(ABC):
             raise PriorError(f"guidance_scale is {guidance_scale}: give a number of at least 1 (1 is no guidance)")
         if space not in ("latent", "noise"):
             raise PriorError(f"unknown space {space!r} of latents: give 'latent' or 'noise'")
-        wanted = None if batch_size is None else positive(batch_size)
+        sizes: dict[str, Any] = {"wanted": None if batch_size is None else positive(batch_size)}
         if strength == 0 and space == "latent":
             if guide is not None:
                 raise PriorError("a guide needs denoising steps: set strength above 0, or leave out the guide")
             return self._decode_all(latents, class_ids)
         begun = self._begin(space, strength, steps, scheduler, guidance_scale)
         rows = torch.arange(len(latents))
-        whole = None
-        if guide is not None and guide.set_wide:
+        set_wide = guide is not None and guide.set_wide
+        if set_wide:
             rows = class_ids.cpu().argsort(stable=True)
-            whole = class_ids[rows].unique_consecutive(return_counts=True)[1].tolist()
+            sizes["whole"] = class_ids[rows].unique_consecutive(return_counts=True)[1].tolist()
 
         def forward(part: slice) -> Tensor:
             # a slice where the order is the caller's, so that the layout in memory stays too
-            chosen = part if whole is None else rows[part]
-            own = [seeds[row] for row in rows[part].tolist()]
+            chosen = rows[part] if set_wide else part
+            own = _generators([seeds[row] for row in rows[part].tolist()])
             batch = None if guide is None else BatchGuide(guide, class_ids[chosen].cpu(), rows[part])
             noisy = latents[chosen].float().to(self.device)
-            made = self._denoise(noisy, class_ids[chosen], _generators(own), begun, guidance_scale, batch)
-            return made.float().cpu()
+            return self._denoise(noisy, class_ids[chosen], own, begun, guidance_scale, batch).float().cpu()
 
-        made = self._run("denoise", len(latents), forward, "generate" if progress else None, wanted, whole)
-        denoised = torch.cat(made)[rows.argsort()] if made else latents.float()
-        self._check_finite(denoised, class_ids, "the denoiser's output")
-        return self._decode_all(denoised, class_ids)
+        made = self._run("denoise", len(latents), forward, "generate" if progress else None, **sizes)
+        return self._decode_all(self._finite(made[rows.argsort()], class_ids, "the denoiser's output"), class_ids)
 
     @torch.no_grad()
     def invert(self, latents: Tensor, class_ids: Tensor, *, steps: int, progress: bool = False) -> Tensor:
@@ -219,30 +211,24 @@ class Prior(ABC):
         def forward(part: slice) -> Tensor:
             return self._invert(latents[part].float().to(self.device), class_ids[part], begun).float().cpu()
 
-        made = self._run("denoise", len(latents), forward, "invert" if progress else None)
-        noises = torch.cat(made) if made else latents.float()
-        self._check_finite(noises, class_ids, "the inversion's output")
-        return noises
+        noises = self._run("denoise", len(latents), forward, "invert" if progress else None)
+        return self._finite(noises, class_ids, "the inversion's output")
+
+    def _decode_all(self, latents: Tensor, class_ids: Tensor | None) -> Tensor:
+        def forward(part: slice) -> Tensor:
+            return self._decode(latents[part].float().to(self.device)).float().clamp(0, 1).cpu()
+
+        return self._finite(self._run("decode", len(latents), forward), class_ids, "the decoder's output")
 
     def _run(
-        self,
-        stage: str,
-        total: int,
-        forward: Callable[[slice], Tensor],
-        description: str | None = None,
-        wanted: int | None = None,
-        whole: list[int] | None = None,
-    ) -> list[Tensor]:
-        with bar(total, description or stage, show=description is not None) as shown:
-            return self.batching.run(
-                stage,
-                total,
-                forward,
-                wanted=wanted,
-                whole=whole,
-                advance=shown.update,
-                last_resort=lambda: self._in_less_memory(stage),
-            )
+        self, stage: str, total: int, forward: Callable[[slice], Tensor], label: str | None = None, **sizes: Any
+    ) -> Tensor:
+        """Return what all passes give; ``label`` None shows no bar, ``sizes`` are those of ``Batching.run``."""
+        hooks: dict[str, Any] = {"last_resort": lambda: self._in_less_memory(stage), **sizes}
+        with bar(total, label or stage, show=label is not None) as shown:
+            parts = self.batching.run(stage, total, forward, advance=shown.update, **hooks)
+        shape = (3, self.image_size, self.image_size) if stage == "decode" else self.latent_shape
+        return torch.cat(parts) if parts else torch.empty(0, *shape)
 
     # -- checks
 
@@ -258,11 +244,9 @@ class Prior(ABC):
 
     def _check_latents(self, latents: Tensor, class_ids: Tensor | None) -> None:
         if latents.ndim != 4 or tuple(latents.shape[1:]) != tuple(self.latent_shape):
-            raise PriorError(
-                f"latents have shape {tuple(latents.shape)}: the prior {self.name!r} takes "
-                f"[B, {', '.join(map(str, self.latent_shape))}]"
-            )
-        self._check_finite(latents, class_ids, "the latents given")
+            wanted = ", ".join(map(str, self.latent_shape))
+            raise PriorError(f"latents have shape {tuple(latents.shape)}: the prior {self.name!r} takes [B, {wanted}]")
+        self._finite(latents, class_ids, "the latents given")
 
     def _check_call(self, latents: Tensor, class_ids: Tensor, seeds: Sequence[int] | None) -> None:
         if self.class_names is None:
@@ -277,10 +261,10 @@ class Prior(ABC):
             )
         self._check_latents(latents, class_ids)
 
-    def _check_finite(self, values: Tensor, class_ids: Tensor | None, what: str) -> None:
+    def _finite(self, values: Tensor, class_ids: Tensor | None, what: str) -> Tensor:
         good = torch.isfinite(values).flatten(1).all(dim=1)
         if bool(good.all()):
-            return
+            return values
         index = int((~good).nonzero()[0])
         of_class = ""
         if class_ids is not None and self.class_names is not None:
@@ -292,19 +276,10 @@ class Prior(ABC):
 
     def _resize(self, images: Tensor) -> Tensor:
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        if scaled.shape[-2:] == (self.image_size, self.image_size):
-            return scaled
         size = (self.image_size, self.image_size)
+        if scaled.shape[-2:] == size:
+            return scaled
         return F.interpolate(scaled, size=size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-
-    def _decode_all(self, latents: Tensor, class_ids: Tensor | None) -> Tensor:
-        def forward(part: slice) -> Tensor:
-            return self._decode(latents[part].float().to(self.device)).float().clamp(0, 1).cpu()
-
-        parts = self._run("decode", len(latents), forward)
-        images = torch.cat(parts) if parts else torch.empty(0, 3, self.image_size, self.image_size)
-        self._check_finite(images, class_ids, "the decoder's output")
-        return images
 
 
 def pick_device(device: str | torch.device) -> torch.device:

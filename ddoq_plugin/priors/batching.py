@@ -29,9 +29,9 @@ _SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "alloc_
 class Batching:
     """The batch size of each stage ("encode", "denoise", "decode") of a prior, learnt from what fits.
 
-    ``wanted`` is a number of images, or "auto": the largest power of two that an estimate of the memory allows.
-    Either way a pass that runs out of memory is repeated with half its images, and the size that failed is not tried
-    again. ``image_bytes`` estimates the working memory of a stage for one image.
+    ``wanted`` is a number of images, or "auto": the largest power of two that an estimate of the memory allows. A pass
+    that runs out of memory is repeated with half its images, and the size that failed is not tried again.
+    ``image_bytes`` estimates the working memory of a stage for one image.
     """
 
     def __init__(self, wanted: int | str, device: torch.device, image_bytes: Callable[[str], int]) -> None:
@@ -58,11 +58,10 @@ class Batching:
     ) -> list[Tensor]:
         """Return ``forward(part)`` for consecutive slices that cover ``total`` images.
 
-        Where a pass runs out of memory, the work goes on from its first image with half the size; what was finished
-        stays. Where one image is too much, ``last_resort`` may find a way to need less (it says whether it did);
-        otherwise PriorError. ``advance`` is told the number of images of each finished pass. ``whole`` are the sizes of
-        consecutive groups that no pass may split: a pass takes at least one of them, and PriorError where that is too
-        much for the memory.
+        Where a pass runs out of memory, the work goes on from its first image with half the size. Where one image is
+        too much, ``last_resort`` may find a way to need less (it says whether it did); otherwise PriorError.
+        ``advance`` is told the number of images of each finished pass. ``whole`` are the sizes of consecutive groups
+        that no pass may split: a pass takes at least one of them, and PriorError where that is too much for the memory.
         """
         ends = list(accumulate(whole)) if whole is not None else range(1, total + 1)
         done: list[Tensor] = []
@@ -70,20 +69,20 @@ class Batching:
         while start < total:
             first = bisect_right(ends, start)
             last = max(first, bisect_right(ends, start + self.size(stage, wanted)) - 1)
-            part = slice(start, ends[last])
-            made = self._attempt(forward, part)
-            if made is None:
-                if whole is not None and first == last:
-                    raise PriorError(
-                        f"the memory of {self.device} does not hold the {part.stop - start} images of a class, and "
-                        "the guide needs all of them at every step: lower ipc, load the prior with dtype='bfloat16', "
-                        "or take a guide that is not set-wide"
-                    )
-                self._shrink(stage, part.stop - part.start, last_resort)
-                continue
-            done.append(made)
-            advance(part.stop - part.start)
-            start = part.stop
+            count = ends[last] - start
+            made = self._attempt(forward, slice(start, ends[last]))
+            if made is not None:
+                done.append(made)
+                advance(count)
+                start = ends[last]
+            elif whole is not None and first == last:
+                raise PriorError(
+                    f"the memory of {self.device} does not hold the {count} images of a class, and the guide needs all "
+                    "of them at every step: lower ipc, load the prior with dtype='bfloat16', or take a guide that is "
+                    "not set-wide"
+                )
+            else:
+                self._shrink(stage, count, last_resort)
         return done
 
     def _attempt(self, forward: Callable[[slice], Tensor], part: slice) -> Tensor | None:
@@ -125,15 +124,14 @@ class Batching:
 
 def free_cuda_memory(device: torch.device) -> int:
     """Return the bytes that tensors can still take on ``device``: what is free and what torch keeps unused."""
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
+    kept, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept - used
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
     """Say whether an exception means that memory ran out (torch has several kinds, by device and by library)."""
-    if isinstance(problem, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(problem, RuntimeError) and any(sign in str(problem).lower() for sign in _SIGNS)
+    told = isinstance(problem, RuntimeError) and any(sign in str(problem).lower() for sign in _SIGNS)
+    return told or isinstance(problem, (torch.OutOfMemoryError, MemoryError))
 
 
 def positive(batch_size: int | str) -> int:

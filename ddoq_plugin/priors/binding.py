@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import PriorError, nearest
@@ -26,14 +27,15 @@ def match_classes(
     a name such as "tench, Tinca tinca" (of either side). A name that matches nothing or several classes, and two names
     that match the same class, raise PriorError.
     """
-    index = _Index(known, wordnet_ids)
-    ids = []
+    chosen, find, ids = chosen or {}, _finder(known, wordnet_ids), []
     for name in class_names:
-        choice = (chosen or {}).get(name, name)
-        ids.append(index.checked(choice) if isinstance(choice, int) else index.find(choice))
+        choice = chosen.get(name, name)
+        if isinstance(choice, int) and not 0 <= choice < len(known):
+            raise PriorError(f"class_map gives class id {choice}: the prior has the ids 0 to {len(known) - 1}")
+        ids.append(choice if isinstance(choice, int) else find(choice))
     owners: dict[int, str] = {}
     for name, found in zip(class_names, ids, strict=True):
-        if found in owners and name not in (chosen or {}):
+        if found in owners and name not in chosen:
             raise PriorError(
                 f"the classes {owners[found]!r} and {name!r} both match the prior's class {known[found]!r}: "
                 "say with class_map which class each one is"
@@ -42,45 +44,34 @@ def match_classes(
     return ids
 
 
-class _Index:
-    def __init__(self, known: Sequence[str], wordnet_ids: Sequence[str] | None) -> None:
-        self.known = known
-        self.wordnet = {identifier: number for number, identifier in enumerate(wordnet_ids or ())}
-        self.plain: dict[str, set[int]] = {}
-        self.pieces: dict[str, set[int]] = {}
-        for number, name in enumerate(known):
-            self.plain.setdefault(_plain(name), set()).add(number)
-            for piece in _pieces(name):
-                self.pieces.setdefault(piece, set()).add(number)
+def _finder(known: Sequence[str], wordnet_ids: Sequence[str] | None) -> Callable[[str], int]:
+    wordnet = {identifier: number for number, identifier in enumerate(wordnet_ids or ())}
+    whole_names: dict[str, set[int]] = {}
+    pieces: dict[str, set[int]] = {}
+    for number, name in enumerate(known):
+        whole_names.setdefault(_plain(name), set()).add(number)
+        for piece in _pieces(name):
+            pieces.setdefault(piece, set()).add(number)
 
-    def checked(self, number: int) -> int:
-        if not 0 <= number < len(self.known):
-            raise PriorError(f"class_map gives class id {number}: the prior has the ids 0 to {len(self.known) - 1}")
-        return number
-
-    def find(self, name: str) -> int:
-        if name in self.wordnet:
-            return self.wordnet[name]
-        if self.known.count(name) == 1:
-            return self.known.index(name)
-        whole = self.plain.get(_plain(name), set())
+    def find(name: str) -> int:
+        if name in wordnet:
+            return wordnet[name]
+        if known.count(name) == 1:
+            return known.index(name)
+        whole = whole_names.get(_plain(name), set())
         if len(whole) == 1:
             return next(iter(whole))
-        votes: dict[int, int] = {}
-        for piece in _pieces(name):
-            for number in self.pieces.get(piece, ()):
-                votes[number] = votes.get(number, 0) + 1
+        votes = Counter(number for piece in _pieces(name) for number in pieces.get(piece, ()))
         best = [number for number, count in votes.items() if count == max(votes.values())]
         if len(best) == 1:
             return best[0]
         if best:
-            several = ", ".join(f"{number} ({self.known[number]!r})" for number in sorted(best))
+            several = ", ".join(f"{number} ({known[number]!r})" for number in sorted(best))
             raise PriorError(f"the class {name!r} matches several of the prior's ({several}): choose one by class_map")
-        pieces = {piece: self.known[min(numbers)] for piece, numbers in self.pieces.items()}
-        raise PriorError(
-            f"the prior has no class {name!r}{nearest(_plain(name), pieces)} "
-            f"(it has {len(self.known)} classes; class_map={{{name!r}: id}} chooses one)"
-        )
+        mend = f"(it has {len(known)} classes; class_map={{{name!r}: id}} chooses one)"
+        raise PriorError(f"the prior has no class {name!r}{nearest(_plain(name), pieces)} {mend}")
+
+    return find
 
 
 def read_class_names(source: str | Path | Sequence[str]) -> tuple[list[str], list[str] | None]:
@@ -95,8 +86,8 @@ def read_class_names(source: str | Path | Sequence[str]) -> tuple[list[str], lis
         content = json.loads(Path(source).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as problem:
         raise PriorError(f"the class names {source} cannot be read ({problem}): give a JSON list of names") from None
-    names = content.get("class_names") if isinstance(content, dict) else content
-    identifiers = content.get("wordnet_ids") if isinstance(content, dict) else None
+    entries = content if isinstance(content, dict) else {"class_names": content}
+    names, identifiers = entries.get("class_names"), entries.get("wordnet_ids")
     for field in (names, identifiers if identifiers is not None else []):
         if not (isinstance(field, list) and all(isinstance(item, str) for item in field)):
             raise PriorError(f"the class names {source} are not a JSON list of names (key class_names in an object)")

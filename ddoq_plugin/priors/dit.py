@@ -14,11 +14,10 @@ from ..errors import PriorError
 from .base import pick_device
 from .binding import SIDECAR, WORDNET_ID, imagenet_wordnet_ids, match_classes, read_class_names
 from .latent import LatentDiffusionPrior
-from .pipelines import check_folder, fingerprint, load_pipeline, locate, pick_dtype
+from .pipelines import fingerprint, load_pipeline, locate, pick_dtype
 from .sampling import Course
-from .speed import Compiled, arrange
+from .speed import arrange
 
-_ACCEPTED = ("DiTPipeline",)
 _COMPONENTS = {"transformer": True, "vae": True, "scheduler": False}
 _IMAGENET_CLASSES = 1000
 
@@ -42,26 +41,17 @@ class DiTPrior(LatentDiffusionPrior):
         eta: float,
         device: torch.device,
         batch_size: int | str,
-        *,
-        channels_last: bool | None = None,
-        tiling: bool | None = None,
-        compile: bool = False,
+        **speed: Any,
     ) -> None:
         self.transformer = pipeline.transformer
-        config = self.transformer.config
-        layout = {"channels_last": channels_last, "tiling": tiling}
-        channels = config.in_channels
-        super().__init__(
-            pipeline.vae, pipeline.scheduler, channels, config.sample_size, eta, device, batch_size, **layout
-        )
+        size = self.transformer.config.sample_size
         arrange(self.transformer, channels_last=False)  # its one convolution cuts the patches
-        self._call = Compiled(self.transformer) if compile else self.transformer
+        super().__init__(pipeline, self.transformer, size, fingerprint, eta, device, batch_size, **speed)
         embedding = self.transformer.transformer_blocks[0].norm1.emb.class_embedder
         self.null_class = embedding.num_classes
         self.has_null_class = embedding.embedding_table.num_embeddings > self.null_class
         self.known_classes = list(known_classes) or [str(number) for number in range(self.null_class)]
         self.wordnet_ids, self.class_map = wordnet_ids, class_map
-        self.fingerprint = fingerprint
         self.prior_ids = torch.empty(0, dtype=torch.int64)
 
     def _match(self, class_names: tuple[str, ...], wordnet_ids: tuple[str, ...] | None) -> None:
@@ -86,12 +76,7 @@ class DiTPrior(LatentDiffusionPrior):
 
     def _predict(self, noisy: Tensor, time: Tensor, condition: Any) -> Tensor:
         times = time.to(noisy.device).expand(len(noisy))
-        output = self._call(noisy, timestep=times, class_labels=condition).sample
-        return output[:, : self.latent_shape[0]]
-
-    @property
-    def _denoiser_dtype(self) -> torch.dtype:
-        return self.transformer.dtype
+        return self._call(noisy, timestep=times, class_labels=condition).sample[:, : self.latent_shape[0]]
 
     def _branch_bytes(self) -> int:
         config = self.transformer.config
@@ -116,33 +101,27 @@ def load_dit(
 ) -> DiTPrior:
     """Load a ``DiTPipeline`` from a folder or hub id.
 
-    Args:
-        class_names: the names of its classes in the order of their ids, or a JSON file of them; None reads
-            ``class_names.json`` beside ``model_index.json``, or else ``id2label`` of ``model_index.json``; without any
-            of these the classes are called "0", "1", ...
-        class_map: dataset class name -> the prior's class id or name, for names that do not match by themselves.
-        eta: stochasticity of DDIM in [0, 1].
-        channels_last: the memory layout of convolutions (results differ by rounding); None: where networks are large.
-        tiling: decode in overlapping tiles, which needs less memory and changes images a little; None: only where one
-            whole image does not fit; False: never.
-        compile: run the denoiser through ``torch.compile`` (results differ by rounding; the first batch of each size
-            takes minutes at full size); where there is no compiler, it warns and runs as it is.
+    ``class_names`` are the names of its classes in the order of their ids, or a JSON file of them. None reads
+    ``class_names.json`` beside ``model_index.json``, or else ``id2label`` of ``model_index.json``; without any of these
+    the classes are called "0", "1", ... ``class_map`` gives the prior's class id or name of a dataset's class name, for
+    names that do not match by themselves. ``eta`` is the stochasticity of DDIM in [0, 1].
 
-    Raises PriorError where the folder is missing, incomplete or of another kind.
+    ``channels_last`` is the memory layout of convolutions (results differ by rounding); None: where networks are large.
+    ``tiling`` decodes in overlapping tiles, which needs less memory and changes images a little; None: only where one
+    whole image does not fit; False: never. ``compile`` runs the denoiser through ``torch.compile`` (results differ by
+    rounding; the first batch of each size takes minutes at full size); where there is no compiler, it warns and runs as
+    it is. Raises PriorError where the folder is missing, incomplete or of another kind.
     """
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
-    folder = locate(path, DiTPipeline, _ACCEPTED)
-    index = check_folder(folder, _ACCEPTED, _COMPONENTS)
+    folder, index = locate(path, DiTPipeline, ("DiTPipeline",), _COMPONENTS)
     if class_names is None and (folder / SIDECAR).is_file():
         class_names = folder / SIDECAR
     if class_names is None:
         labels = index.get("id2label") or {}
         class_names = [labels[key] for key in sorted(labels, key=int)]
     known, wordnet_ids = read_class_names(class_names)
-    options = {"class_names": known, "class_map": class_map, "eta": eta, "dtype": dtype}
-    options |= {"tiling": True} if tiling else {}
-    identity = fingerprint(folder, _COMPONENTS, options)
+    identity = fingerprint(folder, _COMPONENTS, dtype, tiling, class_names=known, class_map=class_map, eta=eta)
     pipeline = load_pipeline(DiTPipeline, folder, dtype, device)
     speed = {"channels_last": channels_last, "tiling": tiling, "compile": compile}
     prior = DiTPrior(pipeline, known, wordnet_ids, class_map, identity, eta, device, batch_size, **speed)

@@ -29,16 +29,13 @@ _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 class GuideStep:
     """One step of the denoising loop for a batch of b images, as a guide sees it.
 
-    index: of this step among the ``steps`` that run, from 0 (the noisiest).
-    time: the network's time of this step.
-    alpha_bar: cumulative alpha a_t at that time, in (0, 1).
-    sigma_t: standard deviation of the noise that ancestral sampling adds in this step, whether or not the scheduler
-        adds it (Ho et al., "Denoising Diffusion Probabilistic Models", 2020, equation 7; DDIM's at eta = 1).
-    z_t: latents that entered the step, float32 [b, C, h, w].
-    x0: clean latents [b, C, h, w] predicted under classifier-free guidance, before any clipping by the scheduler.
-    z_prev: the scheduler's next latents [b, C, h, w].
-    class_ids: int64 [b], on the CPU.
-    rows: int64 [b], on the CPU: where these images stand in the call of ``generate``.
+    ``index`` is that of this step among the ``steps`` that run, from 0 (the noisiest); ``time`` the network's time of
+    this step; ``alpha_bar`` the cumulative alpha a_t at that time, in (0, 1). ``sigma_t`` is the standard deviation of
+    the noise that ancestral sampling adds in this step, whether or not the scheduler adds it (Ho et al., "Denoising
+    Diffusion Probabilistic Models", 2020, equation 7; DDIM's at eta = 1). Latents are [b, C, h, w]: ``z_t`` (float32)
+    entered the step; ``x0`` are the clean ones predicted under classifier-free guidance, before any clipping by the
+    scheduler; ``z_prev`` the scheduler's next ones. ``class_ids`` and ``rows`` are int64 [b] on the CPU; ``rows`` says
+    where these images stand in the call of ``generate``.
     """
 
     index: int
@@ -88,9 +85,8 @@ class BatchGuide:
         if name not in GUIDABLE:
             raise PriorError(f"the scheduler {name} takes no guide: set scheduler to one of {', '.join(GUIDABLE)}")
         if prediction not in _PREDICTIONS:
-            raise PriorError(
-                f"the scheduler {name} predicts {prediction!r}: a guide needs one of {', '.join(_PREDICTIONS)}"
-            )
+            known = ", ".join(_PREDICTIONS)
+            raise PriorError(f"the scheduler {name} predicts {prediction!r}: a guide needs one of {known}")
 
     def shift(
         self, scheduler: SchedulerMixin, times: Tensor, index: int, noisy: Tensor, output: Tensor, after: Tensor
@@ -144,10 +140,8 @@ def clean_latents(noisy: Tensor, output: Tensor, alpha_bar: float, prediction: s
 def _alphas(scheduler: SchedulerMixin, times: Tensor, index: int) -> tuple[float, float]:
     # the cumulative alphas at a step, which the scheduler has just made, and at the next; a_t = 1 / (1 + sigma^2)
     if getattr(scheduler, "sigmas", None) is not None:
-        at, after = scheduler.step_index - 1, scheduler.step_index
-        return float(1 / (1 + scheduler.sigmas[at].double() ** 2)), float(
-            1 / (1 + scheduler.sigmas[after].double() ** 2)
-        )
+        now, following = (1 / (1 + scheduler.sigmas[scheduler.step_index + ahead].double() ** 2) for ahead in (-1, 0))
+        return float(now), float(following)
     alphas = scheduler.alphas_cumprod
     last = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
     return float(alphas[int(times[index])]), float(alphas[int(times[index + 1])]) if index + 1 < len(times) else last

@@ -6,25 +6,14 @@ from abc import abstractmethod
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
-from diffusers.schedulers import SchedulerMixin
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor
 
 from ..errors import PriorError
 from .autoencoder import AutoencoderPrior
 from .guide import BatchGuide
-from .sampling import (
-    Course,
-    Predict,
-    check_steps,
-    ddim_pair,
-    denoise,
-    guided,
-    invert,
-    make_scheduler,
-    partial_course,
-    whole_course,
-)
+from .sampling import Course, Predict, ddim_pair, denoise, invert, make_scheduler, partial_course, whole_course
+from .speed import Compiled
 
 
 class LatentDiffusionPrior(AutoencoderPrior):
@@ -40,37 +29,37 @@ class LatentDiffusionPrior(AutoencoderPrior):
 
     def __init__(
         self,
-        vae: AutoencoderKL,
-        scheduler: SchedulerMixin,
-        latent_channels: int,
+        pipeline: DiffusionPipeline,
+        denoiser: ModelMixin,
         latent_size: int,
+        fingerprint: str,
         eta: float,
         device: torch.device,
         batch_size: int | str,
+        *,
+        compile: bool = False,
         **layout: bool | None,
     ) -> None:
+        vae, channels = pipeline.vae, denoiser.config.in_channels
         if not 0 <= eta <= 1:
             raise PriorError(f"eta is {eta}: give a number from 0 (deterministic) to 1")
-        if vae.config.latent_channels != latent_channels:
+        if vae.config.latent_channels != channels:
             raise PriorError(
-                f"the auto-encoder has {vae.config.latent_channels} latent channels and the denoiser takes "
-                f"{latent_channels}: this prior needs a pipeline where they agree (not an inpainting one)"
+                f"the auto-encoder has {vae.config.latent_channels} latent channels and the denoiser takes {channels}: "
+                "this prior needs a pipeline where they agree (not an inpainting one)"
             )
         super().__init__(vae, latent_size, device, batch_size, **layout)
-        self.scheduler, self.eta = scheduler, eta
+        self.scheduler, self.fingerprint, self.eta = pipeline.scheduler, fingerprint, eta
+        self._denoiser_dtype = denoiser.dtype
+        self._call = Compiled(denoiser) if compile else denoiser
 
     @abstractmethod
     def _condition(self, class_ids: Tensor, guidance_scale: float) -> object:
-        """Return what :meth:`_predict` needs to know of the classes of a batch, with the null class behind them where
-        ``guidance_scale`` is above 1."""
+        """Return what :meth:`_predict` needs to know of a batch's classes, the null class behind them for guidance."""
 
     @abstractmethod
     def _predict(self, noisy: Tensor, time: Tensor, condition: object) -> Tensor:
         """Return the model output (without a learned variance) for latents in the dtype of the denoiser."""
-
-    @property
-    @abstractmethod
-    def _denoiser_dtype(self) -> torch.dtype: ...
 
     @abstractmethod
     def _branch_bytes(self) -> int:
@@ -81,13 +70,11 @@ class LatentDiffusionPrior(AutoencoderPrior):
 
     def _begin(self, space: str, strength: float, steps: int, scheduler: str | None, guidance_scale: float) -> Course:
         sampler = make_scheduler(self.scheduler, scheduler)
-        check_steps(steps, strength if space == "latent" else 1.0, sampler)
         if space == "latent":
             return partial_course(sampler, steps, strength)
         return whole_course(sampler if scheduler else ddim_pair(self.scheduler)[0], steps)
 
     def _begin_inversion(self, steps: int) -> Course:
-        check_steps(steps, 1.0, self.scheduler)
         return whole_course(ddim_pair(self.scheduler)[1], steps)
 
     def _denoise(
@@ -107,14 +94,13 @@ class LatentDiffusionPrior(AutoencoderPrior):
 
     def _predictor(self, class_ids: Tensor, guidance_scale: float) -> Predict:
         condition = self._condition(class_ids, guidance_scale)
-        dtype = self._denoiser_dtype
 
         def predict(noisy: Tensor, time: Tensor) -> Tensor:
-            noisy = noisy.to(dtype)
+            noisy = noisy.to(self._denoiser_dtype)
             if guidance_scale <= 1:
                 return self._predict(noisy, time, condition).float()
-            both = self._predict(torch.cat([noisy, noisy]), time, condition).float()
-            plain, conditional = both.chunk(2)
-            return guided(plain, conditional, guidance_scale)
+            conditional, null = self._predict(torch.cat([noisy, noisy]), time, condition).float().chunk(2)
+            # classifier-free guidance (Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022)
+            return null + guidance_scale * (conditional - null)
 
         return predict

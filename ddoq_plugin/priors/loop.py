@@ -15,15 +15,14 @@ from torch import nn
 from ..errors import PriorError
 from ..progress import bar
 from ..seeding import generator
+from .recipe import AutoencoderRecipe, DenoiserRecipe
 
 
 def train_resumably(
     name: str,
     step: Callable[[int], torch.Tensor],
     modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer,
-    rates: Callable[[int], float],
-    steps: int,
+    settings: AutoencoderRecipe | DenoiserRecipe,
     checkpoint: Path,
     *,
     after_step: Callable[[int], None] = lambda _: None,
@@ -32,17 +31,25 @@ def train_resumably(
 ) -> float:
     """Minimise ``step(t)`` for t = 0 .. steps - 1 and return the seconds spent on it, earlier runs included.
 
-    ``step`` must depend on nothing but t and the modules: its random numbers come from generators named by t, so that
-    the file ``checkpoint`` (modules, optimizer, t) is all that a later run needs to go on as if nothing had happened.
-    The file is replaced atomically, at least every ``checkpoint_seconds``, and once more at the end. PriorError for a
-    loss that is NaN or infinite then.
+    AdamW, set by ``settings``, trains the first of ``modules``. ``step`` must depend on nothing but t and the modules:
+    its random numbers come from generators named by t, so that the file ``checkpoint`` (modules, optimizer, t) is all
+    that a later run needs to go on as if nothing had happened. The file is replaced atomically, at least every
+    ``checkpoint_seconds``, and once more at the end. PriorError for a loss that is NaN or infinite then.
     """
-    start, before = _restore(checkpoint, modules, optimizer)
+    trained, steps = next(iter(modules.values())).parameters(), settings.steps
+    optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    rates = warmup_cosine(settings.learning_rate, steps, settings.warmup)
+    start, before = 0, 0.0
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        for key, module in modules.items():
+            module.load_state_dict(state["modules"][key])
+        optimizer.load_state_dict(state["optimizer"])
+        start, before = state["step"], state["seconds"]
     begun = saved = time.monotonic()
     with bar(steps, name, show=progress, initial=start) as shown:
         for t in range(start, steps):
-            for group in optimizer.param_groups:
-                group["lr"] = rates(t)
+            optimizer.param_groups[0]["lr"] = rates(t)
             loss = step(t)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -84,23 +91,8 @@ def _permutation(total: int, seed: int, epoch: int) -> torch.Tensor:
 
 
 def _save(path: Path, modules: Mapping[str, nn.Module], optimizer, step: int, seconds: float) -> None:
-    state = {
-        "step": step,
-        "seconds": seconds,
-        "modules": {name: module.state_dict() for name, module in modules.items()},
-        "optimizer": optimizer.state_dict(),
-    }
+    states = {name: module.state_dict() for name, module in modules.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save(state, partial)
+    torch.save({"step": step, "seconds": seconds, "modules": states, "optimizer": optimizer.state_dict()}, partial)
     os.replace(partial, path)
-
-
-def _restore(path: Path, modules: Mapping[str, nn.Module], optimizer) -> tuple[int, float]:
-    if not path.is_file():
-        return 0, 0.0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for name, module in modules.items():
-        module.load_state_dict(state["modules"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["seconds"]

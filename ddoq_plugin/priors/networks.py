@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
@@ -47,11 +48,11 @@ def build_denoiser(
             num_embeds_ada_norm=num_classes,
         )
     for block in model.transformer_blocks:
-        _zero(block.norm1.linear)
         # each block embeds the label anew and would drop it on its own; the training loop drops it once for all
         block.norm1.emb.class_embedder.dropout_prob = 0.0
-    _zero(model.proj_out_1)
-    _zero(model.proj_out_2)
+    for layer in (*(block.norm1.linear for block in model.transformer_blocks), model.proj_out_1, model.proj_out_2):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
     return model
 
 
@@ -86,20 +87,9 @@ def fold_standardisation(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tens
     vae.post_quant_conv.weight.mul_(std[None, :, None, None])
 
 
-class seeded:
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
     """Initialise modules from ``seed`` and give torch's global generator back as it was (modules know no other)."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed, self.fork = seed, torch.random.fork_rng(devices=[])
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *problem: Any) -> None:
-        self.fork.__exit__(*problem)
-
-
-def _zero(layer: nn.Linear) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

@@ -19,35 +19,33 @@ from ..errors import PriorError, nearest
 from .binding import SIDECAR
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-WEIGHTS = ("*.safetensors", "*.bin")
+_WEIGHTS = "*.safetensors, or *.bin"
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def locate(
-    path: str | Path, pipeline: type[DiffusionPipeline], accepted: Sequence[str], skip: Sequence[str] = ()
-) -> Path:
-    """Return the folder of a pipeline: ``path`` itself, or what the hub (or its cache) has under the id ``path``.
+    path: str | Path,
+    pipeline: type[DiffusionPipeline],
+    accepted: Sequence[str],
+    components: Mapping[str, bool],
+    skip: Mapping[str, None] | None = None,
+) -> tuple[Path, dict]:
+    """Return the folder of a pipeline (``path`` itself, or what the hub or its cache has under the id ``path``) and the
+    content of its ``model_index.json``.
 
-    ``accepted`` are the pipeline classes that may be there, checked before weights are fetched; ``skip`` names
-    components that are not fetched. Raises PriorError where there is neither.
+    ``accepted`` are the pipeline classes that may be there, checked before weights are fetched. ``components`` are the
+    parts that will be loaded, True for those with weights; those in ``skip`` are not fetched. Raises PriorError where
+    there is no such pipeline or it is not whole.
     """
     folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
+    if folder.exists() and not folder.is_dir():
         raise PriorError(f"the prior {path} is a file: give the folder of a {pipeline.__name__}")
-    if not HUB_ID.fullmatch(str(path)):
-        raise PriorError(f"the folder {path} does not exist: give the folder or hub id of a {pipeline.__name__}")
-    with _from_hub(path):
-        _read_index(Path(hf_hub_download(str(path), "model_index.json")), accepted)
-        return Path(pipeline.download(str(path), **dict.fromkeys(skip)))
-
-
-def check_folder(folder: Path, accepted: Sequence[str], components: Mapping[str, bool]) -> dict:
-    """Return the content of ``model_index.json`` after checking that the pipeline is of an accepted class and whole.
-
-    ``components`` are the parts that will be loaded; True for those with weights.
-    """
+    if not folder.exists():
+        if not HUB_ID.fullmatch(str(path)):
+            raise PriorError(f"the folder {path} does not exist: give the folder or hub id of a {pipeline.__name__}")
+        with _from_hub(path):
+            _read_index(Path(hf_hub_download(str(path), "model_index.json")), accepted)
+            folder = Path(pipeline.download(str(path), **skip or {}))
     index_file = folder / "model_index.json"
     if not index_file.is_file():
         raise PriorError(f"the folder {folder} has no model_index.json: give the folder that save_pretrained wrote")
@@ -56,11 +54,9 @@ def check_folder(folder: Path, accepted: Sequence[str], components: Mapping[str,
         part = folder / component
         if not part.is_dir() or not any(part.glob("*.json")):
             raise PriorError(f"the pipeline {folder} has no configuration in {component}/: write or download it again")
-        if has_weights and not weight_files(part):
-            raise PriorError(
-                f"the pipeline {folder} has no weights in {component}/ (*.safetensors, or *.bin): download it whole"
-            )
-    return index
+        if has_weights and not _weight_files(part):
+            raise PriorError(f"the pipeline {folder} has no weights in {component}/ ({_WEIGHTS}): download it whole")
+    return folder, index
 
 
 def _read_index(file: Path, accepted: Sequence[str]) -> dict:
@@ -74,25 +70,22 @@ def _read_index(file: Path, accepted: Sequence[str]) -> dict:
     return index
 
 
-def weight_files(part: Path) -> list[Path]:
-    """Return the weight files of a component: safetensors where there are any, else the older .bin format.
-
-    (diffusers reads .bin files as tensors only; facebook/DiT-XL-2-256 is published in this form.)
-    """
-    for pattern in WEIGHTS:
-        if found := sorted(part.glob(pattern)):
-            return found
-    return []
+def _weight_files(part: Path) -> list[Path]:
+    # diffusers reads .bin files as tensors only; facebook/DiT-XL-2-256 is published in this form
+    return sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin"))
 
 
-def fingerprint(folder: Path, components: Mapping[str, bool], options: Mapping[str, object]) -> str:
-    """Return the sha256 (hex) of every file that is loaded, by relative path, and of ``options``."""
+def fingerprint(
+    folder: Path, components: Mapping[str, bool], dtype: torch.dtype, tiling: bool | None, **options: object
+) -> str:
+    """Return the sha256 (hex) of every file that is loaded, by relative path, and of the options."""
+    options |= {"dtype": dtype} | ({"tiling": True} if tiling else {})
     files = [file for name in ("model_index.json", SIDECAR) if (file := folder / name).is_file()]
     for component, has_weights in components.items():
         part = folder / component
         files += sorted((*part.glob("*.json"), *part.glob("*.txt")))
-        files += weight_files(part) if has_weights else []
-    digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True, default=str).encode())
+        files += _weight_files(part) if has_weights else []
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
     for file in files:
         with file.open("rb") as stream:
             digest.update(f"\0{file.relative_to(folder).as_posix()}\0".encode())
@@ -109,8 +102,8 @@ def load_pipeline(
 
 def load_part(kind: type[ModelMixin], folder: Path, dtype: torch.dtype, device: torch.device) -> ModelMixin:
     """Load one network from its own folder, as :func:`load_pipeline` does a pipeline's."""
-    if not weight_files(folder):
-        raise PriorError(f"the folder {folder} has no weights (*.safetensors, or *.bin): download it whole")
+    if not _weight_files(folder):
+        raise PriorError(f"the folder {folder} has no weights ({_WEIGHTS}): download it whole")
     return _frozen(_read(kind, "network", folder), dtype, device)
 
 

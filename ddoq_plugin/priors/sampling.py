@@ -36,25 +36,20 @@ def make_scheduler(own: SchedulerMixin, name: str | None) -> SchedulerMixin:
 def ddim_pair(own: SchedulerMixin) -> tuple[DDIMScheduler, DDIMInverseScheduler]:
     """Return DDIM and its inverse on the same times, with ``own``'s noise schedule and without clipping."""
     spacing = own.config.get("timestep_spacing", "leading")
-    changes = {
-        "clip_sample": False,
-        # the inverse knows two spacings, and DDIM's own step assumes evenly spaced times
-        "timestep_spacing": spacing if spacing in ("leading", "trailing") else "leading",
-    }
+    # the inverse knows two spacings, and DDIM's own step assumes evenly spaced times
+    known = spacing if spacing in ("leading", "trailing") else "leading"
+    changes = {"clip_sample": False, "timestep_spacing": known}
     inverse = DDIMInverseScheduler.from_config(own.config, **changes)
     return DDIMScheduler.from_config(own.config, thresholding=False, **changes), inverse
 
 
-def check_steps(steps: int, strength: float, scheduler: SchedulerMixin) -> None:
-    """Raise PriorError where ``steps`` is out of range or ``strength`` of it runs none."""
+def _check_steps(steps: int, strength: float, scheduler: SchedulerMixin) -> None:
     most = scheduler.config.num_train_timesteps
     if not 1 <= steps <= most:
         raise PriorError(f"steps is {steps}: give a number from 1 to {most}, the times that the prior was trained on")
     if int(steps * strength) < 1:
-        raise PriorError(
-            f"strength {strength} of {steps} steps runs no step: give more steps, a higher strength, or strength 0 to "
-            "decode only"
-        )
+        mend = "give more steps, a higher strength, or strength 0 to decode only"
+        raise PriorError(f"strength {strength} of {steps} steps runs no step: {mend}")
 
 
 @dataclass(frozen=True)
@@ -66,21 +61,13 @@ class Course:
     times: Tensor
     from_noise: bool
 
-    def start(self, scheduler: SchedulerMixin, latents: Tensor, noise: Callable[[], Tensor]) -> Tensor:
-        """Return what the first step takes: ``latents`` noised to the first time, or as they are from noise."""
-        if self.from_noise:
-            return latents * scheduler.init_noise_sigma
-        return scheduler.add_noise(latents, noise(), self.times[:1].expand(len(latents)))
-
-    def fresh(self) -> SchedulerMixin:
-        return copy.deepcopy(self.scheduler)
-
 
 def partial_course(scheduler: SchedulerMixin, steps: int, strength: float) -> Course:
-    """Return the course of the last ``strength`` of ``steps``.
+    """Return the course of the last ``strength`` of ``steps``; PriorError as for :func:`whole_course`.
 
     The rounding is that of diffusers' ``StableDiffusionImg2ImgPipeline.get_timesteps``: int(steps * strength) steps.
     """
+    _check_steps(steps, strength, scheduler)
     scheduler.set_timesteps(steps)
     skipped = (steps - min(int(steps * strength), steps)) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):
@@ -89,7 +76,8 @@ def partial_course(scheduler: SchedulerMixin, steps: int, strength: float) -> Co
 
 
 def whole_course(scheduler: SchedulerMixin, steps: int) -> Course:
-    """Return the course of all ``steps``, from noise."""
+    """Return the course of all ``steps``, from noise. PriorError where ``steps`` is out of range or none runs."""
+    _check_steps(steps, 1.0, scheduler)
     scheduler.set_timesteps(steps)
     return Course(scheduler, scheduler.timesteps, from_noise=True)
 
@@ -104,13 +92,15 @@ def denoise(
     guide: BatchGuide | None = None,
 ) -> Tensor:
     """Run ``course`` from ``latents`` with ``noise()``; later noise is each image's generator's too."""
-    scheduler = course.fresh()
+    scheduler = copy.deepcopy(course.scheduler)
     if guide is not None:
         guide.check(scheduler)
-    latents = course.start(scheduler, latents, noise)
+    if course.from_noise:
+        latents = latents * scheduler.init_noise_sigma
+    else:
+        latents = scheduler.add_noise(latents, noise(), course.times[:1].expand(len(latents)))
     accepted = inspect.signature(scheduler.step).parameters
-    extra = {"generator": generators, "eta": eta}
-    extra = {key: value for key, value in extra.items() if key in accepted}
+    extra = {key: value for key, value in (("generator", generators), ("eta", eta)) if key in accepted}
     for index, time in enumerate(course.times):
         noisy = scheduler.scale_model_input(latents, time)
         output = predict(noisy, time)
@@ -122,12 +112,7 @@ def denoise(
 
 def invert(predict: Predict, course: Course, latents: Tensor) -> Tensor:
     """Run DDIM backwards from clean ``latents`` to the noise of the full time, over the inverse scheduler's course."""
-    inverse = course.fresh()
+    inverse = copy.deepcopy(course.scheduler)
     for time in course.times:
         latents = inverse.step(predict(latents, time), time, latents, return_dict=False)[0]
     return latents
-
-
-def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance: u + scale * (c - u) (Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022)."""
-    return unconditional + scale * (conditional - unconditional)

@@ -33,14 +33,10 @@ class PriorSource:
         """What the prior depends on: its files, or the recipe, data and code that train it."""
         if self.config.train is None:
             return {"name": self.config.name, "fingerprint": self.load().fingerprint}
-        return {
-            "name": self.config.name,
-            "recipe": self._recipe().model_dump(mode="json", exclude={"source"}),
-            "seed": self.config.seed,
-            "data": self.data.fingerprint,
-            "options": self.config.options(),
-            "code": code_hash("ddoq_plugin.priors.training"),
-        }
+        recipe = self._recipe().model_dump(mode="json", exclude={"source"})
+        made_by = {"recipe": recipe, "seed": self.config.seed, "data": self.data.fingerprint}
+        code = code_hash("ddoq_plugin.priors.training")
+        return {"name": self.config.name, **made_by, "options": self.config.options(), "code": code}
 
     def load(self) -> Prior:
         """Return the prior, bound to the dataset's classes. Raises PriorError where its files or classes do not fit."""
@@ -66,8 +62,7 @@ class PriorSource:
         from . import train_prior
 
         def make(folder: Path) -> None:
-            recipe, seed = self._recipe(), self.config.seed
-            train_prior(self.data, folder, recipe, seed, progress=self.progress, device=self.device)
+            train_prior(self.data, folder, self._recipe(), self.config.seed, self.progress, device=self.device)
 
         return self.store.get("priors", self.key, make, resumable=True)
 

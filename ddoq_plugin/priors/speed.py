@@ -40,12 +40,10 @@ class Compiled:
         self.call: Callable = torch.compile(network)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        if self.call is self.network:
-            return self.network(*arguments, **named)
         try:
             return self.call(*arguments, **named)
         except Exception as problem:  # inductor, its compilers and their tools raise many kinds
-            if is_out_of_memory(problem):
+            if self.call is self.network or is_out_of_memory(problem):
                 raise
             reason = str(problem).strip().splitlines() or [""]
             warnings.warn(

@@ -8,7 +8,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
@@ -20,9 +20,9 @@ from ..seeding import derive_seed, generator
 from ..store.artifacts import write_atomic
 from .base import pick_device
 from .binding import SIDECAR
-from .loop import batch_indices, train_resumably, warmup_cosine
+from .loop import batch_indices, train_resumably
 from .networks import build_autoencoder, build_denoiser, build_scheduler, fold_standardisation
-from .recipe import PriorRecipe
+from .recipe import AutoencoderRecipe, DenoiserRecipe, PriorRecipe
 
 if TYPE_CHECKING:
     from ..data import ImageData
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 REPORT = "prior_report.json"
 ENCODE_BATCH = 256
 PSNR_IMAGES = 2048
+Moments: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 
 def train_prior(
@@ -55,7 +56,7 @@ def train_prior(
     training diverges.
     """
     folder, chosen = Path(folder), pick_device(device)
-    latent_size = recipe.latent_size(data.image_size)
+    recipe.latent_size(data.image_size)  # PriorError where they do not fit
     call = {
         "data": data.name,
         "data_fingerprint": data.fingerprint,
@@ -68,11 +69,12 @@ def train_prior(
     checkpoint = _checkpoint_folder(folder, call)
     options = {"checkpoint_seconds": checkpoint_seconds, "progress": progress}
 
-    vae, autoencoder_seconds = _train_autoencoder(data, recipe, seed, chosen, checkpoint, options)
-    moments = _encode_moments(vae, data.train, chosen, progress)
-    moments = _standardise(vae, moments)
+    file = checkpoint / "autoencoder.pt"
+    vae, autoencoder_seconds = _train_autoencoder(data, recipe.autoencoder, seed, chosen, file, options)
+    moments = _standardise(vae, _encode_moments(vae, data.train, chosen, progress))
     psnr = _psnr(vae, data.val, chosen)
-    denoiser, denoiser_seconds = _train_denoiser(data, moments, latent_size, recipe, seed, chosen, checkpoint, options)
+    file = checkpoint / "denoiser.pt"
+    denoiser, denoiser_seconds = _train_denoiser(data, moments, recipe.denoiser, seed, chosen, file, options)
     report = {
         **call,
         "psnr_val_db": psnr,
@@ -91,11 +93,9 @@ def train_prior(
 
 
 def _train_autoencoder(
-    data: ImageData, recipe: PriorRecipe, seed: int, device: torch.device, checkpoint: Path, options: dict
+    data: ImageData, settings: AutoencoderRecipe, seed: int, device: torch.device, file: Path, options: dict
 ) -> tuple[AutoencoderKL, float]:
-    settings = recipe.autoencoder
     vae = build_autoencoder(settings, data.image_size, derive_seed("prior autoencoder", seed)).to(device)
-    optimizer = _adamw(vae, settings.learning_rate, settings.weight_decay)
     order = derive_seed("prior autoencoder batches", seed)
 
     def step(t: int) -> torch.Tensor:
@@ -111,38 +111,26 @@ def _train_autoencoder(
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return error + settings.kl_weight * divergence
 
-    seconds = train_resumably(
-        "prior: auto-encoder",
-        step,
-        {"vae": vae},
-        optimizer,
-        warmup_cosine(settings.learning_rate, settings.steps, settings.warmup),
-        settings.steps,
-        checkpoint / "autoencoder.pt",
-        **options,
-    )
+    seconds = train_resumably("prior: auto-encoder", step, {"vae": vae}, settings, file, **options)
     return vae.eval().requires_grad_(False), seconds
 
 
 def _train_denoiser(
     data: ImageData,
-    moments: tuple[torch.Tensor, torch.Tensor],
-    latent_size: int,
-    recipe: PriorRecipe,
+    moments: Moments,
+    settings: DenoiserRecipe,
     seed: int,
     device: torch.device,
-    checkpoint: Path,
+    file: Path,
     options: dict,
 ) -> tuple[DiTTransformer2DModel, float]:
-    settings = recipe.denoiser
-    channels, first = recipe.autoencoder.latent_channels, derive_seed("prior denoiser", seed)
-    model = build_denoiser(settings, channels, latent_size, data.num_classes, first).to(device)
+    mean, std = moments
+    first = derive_seed("prior denoiser", seed)
+    model = build_denoiser(settings, mean.shape[1], mean.shape[2], data.num_classes, first).to(device)
     use_onednn(model)
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = _adamw(model, settings.learning_rate, settings.weight_decay)
     scheduler = build_scheduler(settings)
     order = derive_seed("prior denoiser batches", seed)
-    mean, std = moments
     labels = data.train.labels
 
     def step(t: int) -> torch.Tensor:
@@ -166,24 +154,13 @@ def _train_denoiser(
         decay = min(settings.ema_decay, (1 + t) / (10 + t))
         torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
-    seconds = train_resumably(
-        "prior: denoiser",
-        step,
-        {"model": model, "average": average},
-        optimizer,
-        warmup_cosine(settings.learning_rate, settings.steps, settings.warmup),
-        settings.steps,
-        checkpoint / "denoiser.pt",
-        after_step=follow,
-        **options,
-    )
+    modules = {"model": model, "average": average}
+    seconds = train_resumably("prior: denoiser", step, modules, settings, file, after_step=follow, **options)
     return average.eval(), seconds
 
 
 @torch.no_grad()
-def _encode_moments(
-    vae: AutoencoderKL, split: Split, device: torch.device, progress: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _encode_moments(vae: AutoencoderKL, split: Split, device: torch.device, progress: bool) -> Moments:
     """Return the posterior means and standard deviations of all images (float32 [N, C, H, W] each, on the CPU)."""
     means, stds = [], []
     for picked in track(torch.arange(len(split)).split(ENCODE_BATCH), "prior: latents", show=progress):
@@ -193,7 +170,7 @@ def _encode_moments(
     return torch.cat(means), torch.cat(stds)
 
 
-def _standardise(vae: AutoencoderKL, moments: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _standardise(vae: AutoencoderKL, moments: Moments) -> Moments:
     """Fold mean and standard deviation of the sampled latents into ``vae`` and return the moments in the new scale."""
     mean, std = moments
     centre = mean.mean(dim=(0, 2, 3))
@@ -223,11 +200,8 @@ def _finished(folder: Path, call: dict) -> bool:
             raise PriorError(f"the folder {folder} holds a pipeline already: give an empty folder to train a prior in")
         return False
     made = json.loads(report.read_text())
-    differing = [name for name, value in call.items() if made.get(name) != value]
-    if differing:
-        raise PriorError(
-            f"the folder {folder} holds a prior made with another {' and '.join(differing)}: give another folder"
-        )
+    if differing := " and ".join(name for name, value in call.items() if made.get(name) != value):
+        raise PriorError(f"the folder {folder} holds a prior made with another {differing}: give another folder")
     return True
 
 
@@ -256,10 +230,6 @@ def _save(pipeline: DiTPipeline, classes: dict, report: dict, folder: Path) -> N
             shutil.rmtree(place)
         os.replace(made, place)
     write_atomic(folder / REPORT, json.dumps(report, indent=1))
-
-
-def _adamw(model: torch.nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
 
 
 def _autocast(device: torch.device):
