@@ -11,13 +11,12 @@ if TYPE_CHECKING:
     from .costs import cost_table, training_cost_table
     from .diagnostics import convergence_table, distribution_table
     from .figures import accuracy_figure, contact_sheet, w2_figure
-    from .formatting import flat_table, format_table
-    from .page import write_results
+    from .formatting import flat_table, format_table, write_tables
+    from .page import run_tables, write_results
     from .rows import Run, load_rows, load_run, make_frame
     from .run_folder import open_run, write_run_report
     from .score_tables import score_table, scores_of_runs
     from .statistics import detectable_difference, holm, paired_t_test
-    from .table_files import run_tables, write_tables
     from .tables import cross_model_table
 
 __all__ = [

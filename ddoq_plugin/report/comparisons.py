@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -47,19 +47,15 @@ def compare_with_references(frame: pd.DataFrame, metric: str = "top1") -> list[C
     over all tests together.
     """
     values = values_by_seed(distilled_rows(frame), metric)
-    same, references, made = identical_lines(frame), references_of(frame), []
-    methods = {row_key(row): str(row["method"]) for row in frame.to_dict("records")}
-    for line in [line for line in lines_of(distilled_rows(frame)) if any(key == line for key, _ in values)]:
-        for method, sign in references.items():
-            reference = reference_line(frame, method, line)
-            if reference is None or not comparable(methods[line], method, references):
-                continue
-            sets = same.get(line, line), same.get(reference, reference)
-            for student in students_of(frame) if sets[0] != sets[1] else ():
-                ours, theirs = values.get((line, student), {}), values.get((reference, student), {})
-                seeds = sorted(ours.keys() & theirs.keys())
-                test = paired_t_test([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-                made.append(Comparison(line, reference, method, sign, student, test, (*sets, student)))
+    finished, same, made = {line for line, _ in values}, identical_lines(frame), []
+    signs = references_of(frame)
+    for line, method, reference in reference_pairs(frame):
+        sets = same.get(line, line), same.get(reference, reference)
+        for student in students_of(frame) if line in finished and sets[0] != sets[1] else ():
+            ours, theirs = values.get((line, student), {}), values.get((reference, student), {})
+            seeds = sorted(ours.keys() & theirs.keys())
+            test = paired_t_test([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+            made.append(Comparison(line, reference, method, signs[method], student, test, (*sets, student)))
     tests = {one.test_id: one.test.p for one in made}
     adjusted = dict(zip(tests, holm(list(tests.values())), strict=True))
     return [replace(one, p_holm=adjusted[one.test_id]) for one in made]
@@ -76,10 +72,18 @@ def has_flag(method: str, flag: str) -> bool:
     return method in DISTILLERS and bool(getattr(DISTILLERS.load(method), flag, False))
 
 
-def comparable(method: str, reference: str, references: Iterable[str]) -> bool:
-    """Return whether ``method`` is tested against ``reference``; two references are compared in one direction only."""
-    order = list(references)
-    return method not in order or order.index(method) < order.index(reference)
+def reference_pairs(frame: pd.DataFrame) -> list[tuple[RowKey, str, RowKey]]:
+    """Return (line, reference method, its line) for all lines that are compared; two references in one direction only.
+
+    See :func:`reference_line`.
+    """
+    methods = {row_key(row): str(row["method"]) for row in frame.to_dict("records")}
+    order = list(references_of(frame))
+    pairs = []
+    for line in lines_of(distilled_rows(frame)):
+        own = order.index(methods[line]) if methods[line] in order else -1
+        pairs += [(line, method, reference_line(frame, method, line)) for method in order[own + 1 :]]
+    return [pair for pair in pairs if pair[2] is not None]
 
 
 def reference_line(frame: pd.DataFrame, method: str, line: RowKey) -> RowKey | None:
@@ -95,10 +99,8 @@ def reference_line(frame: pd.DataFrame, method: str, line: RowKey) -> RowKey | N
 def identical_lines(frame: pd.DataFrame) -> dict[RowKey, RowKey]:
     """Return {line: the first line that has the very same sets for every seed} for lines that are not the first."""
     first: dict[tuple, RowKey] = {}
-    earlier = {
-        line: first.setdefault((line.ipc, frozenset(by_seed)), line)
-        for line, by_seed in _hashes(frame, "set_hash").items()
-    }
+    hashes = _hashes(frame, "set_hash").items()
+    earlier = {line: first.setdefault((line.ipc, frozenset(by_seed)), line) for line, by_seed in hashes}
     return {line: other for line, other in earlier.items() if other != line}
 
 

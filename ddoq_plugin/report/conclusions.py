@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 from ..record import FULL_DATA
-from .comparisons import ALPHA, comparable, mean_over_students, reference_line, references_of, weighting_pairs
+from .comparisons import ALPHA, mean_over_students, reference_pairs, references_of, weighting_pairs
 from .diagnostics import CONVERGED_WITHIN, convergence_table
-from .rows import RowKey, Values, distilled_rows, lines_of, row_key, students_of, trained_rows, values_by_seed
+from .rows import RowKey, Values, distilled_rows, lines_of, students_of, trained_rows, values_by_seed
 from .statistics import PairedTest, detectable_difference, holm, paired_t_test
 from .tables import points, usual_spread
 
@@ -28,13 +28,11 @@ def findings(frame: pd.DataFrame, metric: str = "top1") -> list[str]:
     tests these averages against 0 (paired t test over seeds, Holm's correction over the sentences).
     """
     frame = trained_rows(frame)
-    values, references = values_by_seed(frame, metric), references_of(frame)
+    values, compared = values_by_seed(frame, metric), reference_pairs(frame)
     pooled = _pooled(weighting_pairs(frame), "same images, only the weights differ", values)
-    lines = distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters"]).to_dict("records")
-    for method in references:
-        compared = [row_key(row) for row in lines if comparable(row["method"], method, references)]
-        pairs = [(line, reference_line(frame, method, line)) for line in compared]
-        pooled += _pooled([pair for pair in pairs if pair[1] is not None], "same seeds and students", values)
+    for method in references_of(frame):
+        pairs = [(line, reference) for line, name, reference in compared if name == method]
+        pooled += _pooled(pairs, "same seeds and students", values)
     adjusted = holm([test.p for _, _, test in pooled])
     said = [_sentence(*one, p_holm, len(pooled)) for one, p_holm in zip(pooled, adjusted, strict=True)]
     limits = _limits([test for _, _, test in pooled if not math.isnan(test.p)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .comparisons import mean_over_students
-from .rows import FULL_DATA, RowKey, distilled_rows, lines_of, row_key, students_of, trained_rows, values_by_seed
+from .diagnostics import by_line
+from .rows import FULL_DATA, RowKey, distilled_rows, lines_of, students_of, trained_rows, values_by_seed
 from .tables import METRICS
 
 if TYPE_CHECKING:
@@ -25,39 +28,36 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 THUMBNAIL, LARGE_THUMBNAIL = 64, 96  # pixels of an image on a contact sheet: at least, and of one that is larger
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e5e5e5",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "figure.dpi": 130,
-}
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e5e5",
+    "grid.linewidth": 0.6, "legend.frameon": False, "figure.dpi": 130,
+}  # fmt: skip
+BARS: dict[str, Any] = {"capsize": 2, "markeredgecolor": "white"}
 
 
 def accuracy_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1") -> Path:
-    """Draw accuracy over IPC, one panel a student: mean and standard deviation over seeds, full data as a dashed line.
+    """Draw accuracy over IPC as a PNG, one panel a student: mean and standard deviation over seeds, full data dashed.
 
     A method is drawn at the number of clusters nearest to each IPC, so that a method is one line; other cluster
     counts stand in the table.
-
-    Args:
-        frame: result rows.
-        path: the PNG to write.
-        metric: the accuracy to draw.
     """
     frame = trained_rows(frame)
     students, values = students_of(frame), values_by_seed(frame, metric)
-    lines = lines_of(distilled_rows(frame))
-    looks = _looks(frame)
+    lines, looks = lines_of(distilled_rows(frame)), _looks(frame)
+    full = lines_of(frame[frame["method"] == FULL_DATA])
+    ticks = sorted({line.ipc for line in lines if line.ipc is not None})
     figure, panels = _panels(len(students))
     for panel, student in zip(panels, students, strict=True):
         for place, (label, look) in enumerate(looks.items()):
             shift = 1.035 ** (place - (len(looks) - 1) / 2)  # so that the bars of different methods stay apart
-            _draw_method(panel, values, student, _main_lines(lines, label), {"label": label, **look}, shift)
-        _draw_ceiling(panel, frame, values, student)
-        ticks = sorted({line.ipc for line in lines if line.ipc is not None})
+            drawn = [line for line in _main_lines(lines, label) if values.get((line, student))]
+            found = [list(values[line, student].values()) for line in drawn]
+            style = {**look, **BARS, "linewidth": 1.2, "markersize": 4.5, "elinewidth": 0.8, "markeredgewidth": 0.5}
+            across, means = [line.ipc * shift for line in drawn], list(map(statistics.fmean, found))
+            panel.errorbar(across, means, yerr=list(map(_deviation, found)), label=label, **style)
+        for line in full:
+            if values.get((line, student)):
+                height = statistics.fmean(values[line, student].values())
+                panel.axhline(height, color="#666666", linestyle="--", linewidth=1, label="full data")
         panel.set_xscale("log")
         panel.set_xticks(ticks, [str(tick) for tick in ticks])
         panel.minorticks_off()
@@ -72,40 +72,24 @@ def accuracy_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1")
 
 
 def w2_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1") -> Path:
-    """Draw accuracy (mean over students) against the W2 of a set with the weights used; one point a line of the table.
+    """Draw accuracy (mean over students) against W2 with the weights used as a PNG; one point a line of the table.
 
-    Only lines that have a W2 appear; colour is the method, the marker the IPC.
-
-    Args:
-        frame: result rows, all W2 in one space.
-        path: the PNG to write.
-        metric: the accuracy to draw.
+    All W2 must be of one space. Only lines that have a W2 appear; colour is the method, the marker the IPC.
     """
     frame = trained_rows(frame)
     students, values = students_of(frame), values_by_seed(frame, metric)
-    sets = distilled_rows(frame)
-    sets = sets[sets["w2_used"].notna()]
-    lines = lines_of(sets)
-    looks, sizes = _looks(frame), sorted({line.ipc for line in lines})
+    found = by_line(distilled_rows(frame).dropna(subset="w2_used"))
+    looks, sizes = _looks(frame), sorted({line.ipc for line in found})
     figure, (panel,) = _panels(1, width=5.0)
-    for line in lines:
+    for line, part in found.items():
         accuracy = list(mean_over_students(values, line, students).values())
-        distances = sets[[row_key(row) == line for row in sets.to_dict("records")]].drop_duplicates("seed")["w2_used"]
+        distances = part.drop_duplicates("seed")["w2_used"]
         if accuracy:
-            panel.errorbar(
-                distances.mean(),
-                statistics.fmean(accuracy),
-                xerr=_deviation(list(distances)),
-                yerr=_deviation(accuracy),
-                color=looks[line.label]["color"],
-                marker=MARKERS[sizes.index(line.ipc) % len(MARKERS)],
-                capsize=2,
-                linewidth=1,
-                markersize=6,
-                markeredgecolor="white",
-                markeredgewidth=0.6,
-            )
-    for label in dict.fromkeys(line.label for line in lines):
+            look = looks[line.label] | {"marker": MARKERS[sizes.index(line.ipc) % len(MARKERS)]}
+            style = {**look, **BARS, "linewidth": 1, "markersize": 6, "markeredgewidth": 0.6}
+            errors: dict[str, Any] = {"xerr": _deviation(list(distances)), "yerr": _deviation(accuracy)}
+            panel.errorbar(distances.mean(), statistics.fmean(accuracy), **errors, **style)
+    for label in dict.fromkeys(line.label for line in found):
         panel.plot([], [], "o", color=looks[label]["color"], label=label)
     for place, ipc in enumerate(sizes):
         panel.plot([], [], MARKERS[place % len(MARKERS)], color="#777777", label=f"IPC {ipc}")
@@ -116,13 +100,9 @@ def w2_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1") -> Pa
 
 
 def contact_sheet(made: DistilledSet, path: str | Path, *, per_class: int = 10, weights: bool = True) -> Path:
-    """Draw a distilled set, one row a class: the first ``per_class`` images, their weights underneath.
+    """Draw a distilled set as a PNG, one row a class: the first ``per_class`` images.
 
-    Args:
-        made: the set.
-        path: the PNG to write.
-        per_class: images shown of each class.
-        weights: whether to write weights that are not all equal.
+    With ``weights``, weights that are not all equal stand under the images.
     """
     import numpy as np
 
@@ -140,7 +120,8 @@ def contact_sheet(made: DistilledSet, path: str | Path, *, per_class: int = 10, 
     texts: list[tuple[float, float, str, dict[str, Any]]] = []
     for c, name in enumerate(made.class_names):
         top = gap + c * row_step
-        texts.append((left - 2 * gap, top + tile / 2, _wrapped(name), {"ha": "right", "va": "center", "fontsize": 7.5}))
+        title = "\n".join(textwrap.wrap(name, 16)[:3])
+        texts.append((left - 2 * gap, top + tile / 2, title, {"ha": "right", "va": "center", "fontsize": 7.5}))
         for place, row in enumerate((made.labels == c).nonzero().flatten()[:shown].tolist()):
             x, pixels = left + place * step, images[row].permute(1, 2, 0).numpy()
             canvas[top : top + tile, x : x + tile] = pixels.repeat(scale, 0).repeat(scale, 1)
@@ -157,68 +138,31 @@ def contact_sheet(made: DistilledSet, path: str | Path, *, per_class: int = 10, 
     return _save(figure, path, dpi=2 * tile)
 
 
-def _draw_method(
-    panel: Axes, values: dict, student: str, lines: Sequence[RowKey], look: dict[str, Any], shift: float
-) -> None:
-    """Draw one method's means over IPC; IPC is multiplied by ``shift``."""
-    drawn = [(line, list(values[line, student].values())) for line in lines if values.get((line, student))]
-    panel.errorbar(
-        [line.ipc * shift for line, _ in drawn],
-        [statistics.fmean(found) for _, found in drawn],
-        yerr=[_deviation(found) for _, found in drawn],
-        **look,
-        linewidth=1.2,
-        markersize=4.5,
-        capsize=2,
-        elinewidth=0.8,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
-    )
-
-
-def _draw_ceiling(panel: Axes, frame: pd.DataFrame, values: dict, student: str) -> None:
-    for row in frame[frame["method"] == FULL_DATA].drop_duplicates("label").to_dict("records"):
-        found = list(values.get((row_key(row), student), {}).values())
-        if found:
-            panel.axhline(statistics.fmean(found), color="#666666", linestyle="--", linewidth=1, label="full data")
-
-
 def _main_lines(lines: Sequence[RowKey], label: str) -> list[RowKey]:
     """Return one line per IPC: that whose number of clusters is nearest to the IPC."""
     of_label = [line for line in lines if line.label == label]
-    return [
-        min(
-            (line for line in of_label if line.ipc == ipc), key=lambda line: abs((line.clusters or line.ipc) - line.ipc)
-        )
-        for ipc in sorted({line.ipc for line in of_label})
-    ]
+    nearest: dict[int, RowKey] = {}
+    for line in sorted(of_label, key=lambda line: abs((line.clusters or line.ipc) - line.ipc)):
+        nearest.setdefault(line.ipc, line)
+    return [nearest[ipc] for ipc in sorted(nearest)]
 
 
-def _looks(frame: pd.DataFrame) -> dict[str, dict[str, str]]:
+def _looks(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return the colour and marker of each method, the same in every figure of a frame."""
     labels = dict.fromkeys(line.label for line in lines_of(distilled_rows(frame)))
-    return {
-        label: {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
-        for place, label in enumerate(labels)
-    }
+    looks = zip(labels, itertools.cycle(COLOURS), itertools.cycle(MARKERS), strict=False)
+    return {label: {"color": color, "marker": marker} for label, color, marker in looks}
 
 
 def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
     """Put the legend under the panels, in as many columns as the figure's width holds."""
     columns = int(figure.get_size_inches()[0] / (0.5 + 0.075 * max(map(len, names), default=1)))
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=max(1, min(columns, len(names))), fontsize=8, frameon=False
-    )
+    columns = max(1, min(columns, len(names)))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _deviation(found: Sequence[float]) -> float:
     return statistics.stdev(found) if len(found) > 1 else 0.0
-
-
-def _wrapped(name: str) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(name, 16)[:3])
 
 
 def _figure(width: float, height: float, **options: Any) -> Figure:
@@ -231,13 +175,13 @@ def _figure(width: float, height: float, **options: Any) -> Figure:
     return figure
 
 
-def _panels(count: int, width: float = 3.0, height: float = 3.0) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, width: float = 3.0) -> tuple[Figure, list[Axes]]:
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         rows = max(1, math.ceil(count / 4))
         columns = max(1, math.ceil(count / rows))
-        figure = _figure(width * columns + 0.4, height * rows + 0.6, layout="constrained")
+        figure = _figure(width * columns + 0.4, 3.0 * rows + 0.6, layout="constrained")
         panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for spare in panels[count:]:
         spare.remove()
@@ -245,7 +189,6 @@ def _panels(count: int, width: float = 3.0, height: float = 3.0) -> tuple[Figure
 
 
 def _save(figure: Figure, path: str | Path, dpi: int = 130) -> Path:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=dpi, facecolor="white", metadata={"Software": None})
-    return target
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+    return Path(path)

@@ -1,4 +1,4 @@
-"""Tables as text: markdown, LaTeX, CSV and plain."""
+"""Tables as text (markdown, LaTeX, CSV and plain) and as files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import csv
 import io
 import math
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,21 +16,16 @@ from ..errors import ConfigError, nearest
 from ..text_tables import markdown_table, plain_table
 from .tables import MEAN, STATISTICS
 
-STYLES = ("markdown", "latex", "csv", "plain")
+STYLES = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "plain": None}  # style -> suffix of its file
 _REMARK = {"latex": "%", "csv": "#"}  # what begins a line that holds a heading or a footnote
 
 
 def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
-    """Return a table as text.
+    """Return a table of ``cross_model_table``, or one of the smaller tables of this package, as text.
 
-    Args:
-        table: of ``cross_model_table``, or one of the smaller tables of this package. ``attrs`` give ``heading``,
-            ``footnotes`` and, for a table of means, ``digits`` after the point (default 1).
-        style: "markdown", "latex" (needs booktabs), "csv" (heading and footnotes as # lines, one column per statistic)
-            or "plain" (for a terminal).
-
-    Raises:
-        ConfigError: there is no such style.
+    ``style`` is "markdown", "latex" (needs booktabs), "csv" (heading and footnotes as # lines, one column per
+    statistic) or "plain" (for a terminal); ConfigError for another. The table's ``attrs`` give ``heading``,
+    ``footnotes`` and, for a table of means, ``digits`` after the point (default 1).
     """
     if style not in STYLES:
         raise ConfigError(f"there is no table style {style!r}{nearest(style, STYLES)} (styles: {', '.join(STYLES)})")
@@ -38,8 +35,8 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
     heading, rows, names = cells(table, style)
     notes = table.attrs.get("footnotes", [])
     if style in _REMARK:
-        remarks = [f"{_REMARK[style]} {sentence}" for sentence in [heading, *notes] if sentence]
-        return "\n".join([*remarks, (_latex if style == "latex" else _csv)(names, rows)]) + "\n"
+        remarks = [f"{_REMARK[style]} {sentence}\n" for sentence in [heading, *notes] if sentence]
+        return "".join(remarks) + (_latex if style == "latex" else _csv)(names, rows)
     lines = [heading, ""] if heading else []
     if style == "markdown":
         lines.append(markdown_table(names, rows, "|" + "---|" * len(names)))
@@ -49,6 +46,20 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
         lines.append(plain_table([names, ["-" * width for width in widths], *rows]))
         notes = [note.replace("Bold:", "*:") for note in notes]  # bold is a star here
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], folder: str | Path) -> None:
+    """Write tables into ``folder`` as Markdown, LaTeX, CSV and Parquet (``<name>.md``, ...).
+
+    CSV and Parquet hold the numbers unrounded, one column a statistic ("mlp mean").
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        for style, suffix in STYLES.items():
+            if suffix is not None:
+                (folder / f"{name}{suffix}").write_text(format_table(table, style=style), encoding="utf-8")
+        flat_table(table).to_parquet(folder / f"{name}.parquet", index=False)
 
 
 def flat_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -113,22 +124,19 @@ def _value(value: Any, style: str) -> str:
 
 
 def _escape(text: str, style: str) -> str:
-    if style == "latex":
-        for character in "&%_#":
-            text = text.replace(character, f"\\{character}")
-    return text.replace("|", r"\|") if style == "markdown" else text
+    special = {"latex": "&%_#", "markdown": "|"}.get(style, "")
+    return text.translate({ord(character): f"\\{character}" for character in special})
 
 
 def _latex(names: list[str], rows: list[list[str]]) -> str:
-    signs = {"†": r"$\dagger$", "‡": r"$\ddagger$", "±": r"$\pm$", "–": "--", "<": "$<$", "²": "$^2$"}
-    lines = [" & ".join(row) + r" \\" for row in [[_escape(name, "latex") for name in names], *rows]]
-    for sign, written in signs.items():
-        lines = [line.replace(sign, written) for line in lines]
+    signs = str.maketrans({"†": r"$\dagger$", "‡": r"$\ddagger$", "±": r"$\pm$", "–": "--", "<": "$<$", "²": "$^2$"})
+    written = [" & ".join(row) + r" \\" for row in [[_escape(name, "latex") for name in names], *rows]]
+    lines = [line.translate(signs) for line in written]
     head = [rf"\begin{{tabular}}{{l{'r' * (len(names) - 1)}}}", r"\toprule", lines[0], r"\midrule"]
-    return "\n".join([*head, *lines[1:], r"\bottomrule", r"\end{tabular}"])
+    return "\n".join([*head, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _csv(names: list[str], rows: list[list[str]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([names, *rows])
-    return out.getvalue().removesuffix("\n")
+    return out.getvalue()

@@ -5,47 +5,69 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import yaml
 
 from ..errors import EvaluationError
 from .conclusions import findings
-from .formatting import format_table
+from .costs import cost_table, training_cost_table
+from .diagnostics import convergence_table, distribution_table
+from .formatting import format_table, write_tables
 from .rows import Run
 from .score_tables import DatasetScores, scores_of_runs
-from .table_files import TITLES, run_tables, write_tables
+from .tables import cross_model_table
 
 INTRODUCTION = (
     "Written by `ddoq report` from the result rows of the runs below; nothing here is edited by hand. Figures of "
     "different protocols, priors or datasets must not be compared with each other."
 )
-DEFAULT_PICTURES = "results"
+TOP5_FROM = 20  # classes; of fewer, five guesses are nearly always enough
+TITLES = {
+    "accuracy": "Accuracy",
+    "accuracy_top5": "Top-5 accuracy",
+    "distribution": "Distance to the data",
+    "convergence": "Are the students trained to convergence?",
+    "cost": "Cost of a set and a student, end to end",
+    "training_cost": "Cost of a training",
+}
+MACHINE = {
+    "processor": "{}", "cores": "{} cores", "memory_gib": "{} GiB memory", "gpu": "{}", "system": "{}",
+    "python": "Python {}",
+}  # fmt: skip
+DATA = {"train": "{} train", "val": "{} validation", "test": "{} test images", "image_size": "{0}x{0} pixels"}
 SCORES = "LRS and ARS"
 
 # folders of the machine that wrote the page say nothing to its reader
 ABSOLUTE_PATH = re.compile(r"(?<![\w.…/:)])/(?:[\w.@+-]+/)+(?P<name>[\w.@+-]+)")
 
 
+def run_tables(run: Run) -> dict[str, pd.DataFrame]:
+    """Return the tables of a run that have a line, by name (a key of ``TITLES``), in the order of the page."""
+    classes = len((run.meta.get("dataset") or {}).get("classes") or ())
+    top5 = classes >= TOP5_FROM and run.frame["top5"].notna().any()
+    tables = {
+        "accuracy": cross_model_table(run.frame),
+        "accuracy_top5": cross_model_table(run.frame, "top5") if top5 else None,
+        "distribution": distribution_table(run.frame),
+        "convergence": convergence_table(run.frame),
+        "cost": cost_table(run.frame, run.meta),
+        "training_cost": training_cost_table(run.frame),
+    }
+    return {name: table for name, table in tables.items() if table is not None and len(table)}
+
+
 def write_results(
     runs: Sequence[Run], path: str | Path, *, pictures: str | Path | None = None, tables: bool = True
 ) -> Path:
-    """Write the page of some runs, and DD-Ranking's scores over them where they suffice.
+    """Write the markdown page of some runs, and DD-Ranking's scores where they suffice; return the page's path.
 
-    Args:
-        runs: the runs, in the order of the page; their names must differ.
-        path: the markdown file to write.
-        pictures: folder for figures and copies of the contact sheets (``<pictures>/<run>/*.png``); default: ``results``
-            beside the page. Links are relative to the page.
-        tables: whether to write the tables there, too (``<pictures>/<run>/tables``).
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        EvaluationError: no run, two of one name, or rows that a table cannot mix.
+    ``pictures`` is the folder for figures and copies of the contact sheets (``<pictures>/<run>/*.png``), by default
+    ``results`` beside the page; links are relative to the page. ``tables`` writes the tables there, too
+    (``<pictures>/<run>/tables``). Raises EvaluationError where there is no run, two have one name, or a table cannot
+    mix the rows.
     """
     if not runs:
         raise EvaluationError("there is no run to report; give at least one run's folder")
@@ -54,7 +76,7 @@ def write_results(
         double = next(name for name in names if names.count(name) > 1)
         raise EvaluationError(f"two runs are called {double!r}; give one of them another name")
     page = Path(path)
-    folder = page.parent / DEFAULT_PICTURES if pictures is None else Path(pictures)
+    folder = page.parent / "results" if pictures is None else Path(pictures)
     parts = ["# Results\n", INTRODUCTION + "\n"]
     if len(runs) > 1:
         parts.append("\n".join(f"- [{name}](#{_anchor(name)})" for name in [*names, SCORES]) + "\n")
@@ -70,9 +92,8 @@ def _section(run: Run, page: Path, folder: Path, with_files: bool) -> str:
     if with_files:
         write_tables(tables, folder / "tables")
     shown = {name: f"### {TITLES[name]}\n\n{format_table(table)}" for name, table in tables.items()}
-    parts = [f"## {run.name}\n"]
-    if run.meta.get("notes"):
-        parts.append(str(run.meta["notes"]).strip() + "\n")
+    notes = str(run.meta.get("notes") or "")
+    parts = [f"## {run.name}\n", notes and notes.strip() + "\n"]
     parts += [text for name, text in shown.items() if name.startswith("accuracy")]
     parts += ["### What these numbers support, and what not\n", _list(findings(run.frame))]
     parts.append(_figures(run, page, folder))
@@ -109,11 +130,11 @@ def _figures(run: Run, page: Path, folder: Path) -> str:
 def _contact_sheets(run: Run, page: Path, folder: Path) -> str:
     if not run.contact_sheets:
         return ""
+    folder.mkdir(parents=True, exist_ok=True)
     links = []
     for title, file in run.contact_sheets.items():
         target = folder / f"{_anchor(title)}.png"
         if Path(file).resolve() != target.resolve():
-            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
         links.append(f"{title}:\n\n" + _picture(title, target, page))
     return "### Distilled sets\n\n" + "\n".join(links)
@@ -124,72 +145,40 @@ def _provenance(run: Run, page: Path, folder: Path) -> str:
 
     The rows are written beside the pictures, so that the page keeps its evidence when the run's folder is gone.
     """
-    meta, frame = run.meta, run.frame
+    meta, frame, dataset = run.meta, run.frame, run.meta.get("dataset") or {}
     rows = folder / "rows.csv"
     rows.parent.mkdir(parents=True, exist_ok=True)
     frame.dropna(axis="columns", how="all").to_csv(rows, index=False)
     counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
+    versions = ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
+    same = dataset.get("classes") and (meta.get("teacher") or {}).get("classes") == dataset["classes"]
+    sizes = ", ".join(text.format(dataset[name]) for name, text in DATA.items() if dataset.get(name) is not None)
+    notes = "; ".join(dataset.get("notes") or [])
     facts = {
-        "Machine": _machine(meta),
-        "Versions": _values(frame, "versions") or _versions(meta),
+        "Machine": ", ".join(text.format(meta[name]) for name, text in MACHINE.items() if meta.get(name)),
+        "Versions": _values(frame, "versions") or versions,
         "Commit": _values(frame, "commit") or meta.get("commit"),
         "Config hash": _values(frame, "config_hash"),
         "Device": _values(frame, "device_train"),
-        "Data": _data(meta),
-        "Classes": ", ".join((meta.get("dataset") or {}).get("classes", [])[:20]),
-        "Teacher's classes": "the same, in this order" if _same_order(meta) else None,
+        "Data": f"{dataset.get('name')}: {sizes}" + (f" ({notes})" if notes else "") if dataset else None,
+        "Classes": ", ".join(dataset.get("classes", [])[:20]),
+        "Teacher's classes": "the same, in this order" if same else None,
         "Protocol": _values(frame, "protocol"),
         "Rows": f"{counts}, one a trained student: [{rows.name}]({os.path.relpath(rows, page.parent)})",
     }
-    listed = _list([f"{name}: {fact}" for name, fact in facts.items() if fact])
-    blocks = [("Config", run.config_text), ("Protocol", _yaml(meta.get("protocol")))]
-    folded = [
-        f"<details><summary>{title}</summary>\n\n```yaml\n{text.strip()}\n```\n\n</details>\n"
-        for title, text in blocks
-        if text
-    ]
-    return "\n".join([listed, *folded])
-
-
-def _machine(meta: Mapping[str, Any]) -> str:
-    known = {
-        "processor": "{}", "cores": "{} cores", "memory_gib": "{} GiB memory", "gpu": "{}", "system": "{}",
-        "python": "Python {}",
-    }  # fmt: skip
-    return ", ".join(text.format(meta[name]) for name, text in known.items() if meta.get(name))
-
-
-def _versions(meta: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
-
-
-def _data(meta: Mapping[str, Any]) -> str:
-    data = meta.get("dataset")
-    if not isinstance(data, dict):
-        return ""
-    known = {"train": "{} train", "val": "{} validation", "test": "{} test images", "image_size": "{0}x{0} pixels"}
-    figures = ", ".join(text.format(data[name]) for name, text in known.items() if data.get(name) is not None)
-    notes = "; ".join(data.get("notes") or [])
-    return f"{data.get('name')}: {figures}" + (f" ({notes})" if notes else "")
-
-
-def _same_order(meta: Mapping[str, Any]) -> bool:
-    classes = (meta.get("dataset") or {}).get("classes")
-    return bool(classes) and (meta.get("teacher") or {}).get("classes") == classes
+    parts = [_list([f"{name}: {fact}" for name, fact in facts.items() if fact])]
+    protocol = meta.get("protocol") or ""
+    if not isinstance(protocol, str):
+        protocol = yaml.safe_dump(protocol, sort_keys=False, allow_unicode=True)
+    for title, text in (("Config", run.config_text), ("Protocol", protocol)):
+        if text:
+            parts.append(f"<details><summary>{title}</summary>\n\n```yaml\n{text.strip()}\n```\n\n</details>\n")
+    return "\n".join(parts)
 
 
 def _values(frame: pd.DataFrame, column: str) -> str:
     """Return the values of a column; several are all named, since a resumed run may have them."""
-    found = frame[column].dropna().unique() if column in frame else ()
-    return "; ".join(map(str, sorted(found)))
-
-
-def _yaml(content: object) -> str:
-    if not content:
-        return ""
-    import yaml
-
-    return content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return "; ".join(map(str, sorted(frame[column].dropna().unique()))) if column in frame else ""
 
 
 def _picture(title: str, file: Path, page: Path) -> str:

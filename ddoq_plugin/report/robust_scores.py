@@ -114,8 +114,9 @@ def scores_from_rows(
         found = found.merge(values.rename(columns={"top1": name}), on=keys, how="left")
     if plain is not None:
         found = found.assign(set_augmented=found["set_soft"], random_augmented=found["random_soft"])
-    accuracies = found[found.columns.intersection([*LRS_PARTS, *ARS_PARTS], sort=False)]
-    scores = [score_columns(row.dropna().to_dict(), balance) for _, row in accuracies.iterrows()]
+    accuracies = found.filter([*LRS_PARTS, *ARS_PARTS]).to_dict("index")
+    known = [{str(name): value for name, value in row.items() if not pd.isna(value)} for row in accuracies.values()]
+    scores = [score_columns(row, balance) for row in known]
     return pd.concat([found, pd.DataFrame(scores, index=found.index)], axis=1)
 
 

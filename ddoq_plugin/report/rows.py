@@ -64,9 +64,7 @@ def load_rows(path: str | Path) -> pd.DataFrame:
     """
     root = Path(path)
     place = root / "rows" if (root / "rows").is_dir() else root
-    files = sorted(place.glob("*.json")) if place.is_dir() else []
-    if place == root:
-        files = [file for file in files if file.name != "meta.json"]
+    files = sorted(file for file in place.glob("*.json") if place != root or file.name != "meta.json")
     table = next((file for file in (root, *(root / name for name in ROW_FILES)) if file.is_file()), None)
     if not files and table is None:
         raise EvaluationError(f"there are no result rows in {place}; run the sweep first, or give its output folder")

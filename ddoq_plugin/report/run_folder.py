@@ -7,8 +7,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from .formatting import format_table, write_tables
+from .page import run_tables, write_results
 from .rows import Run, load_run
-from .table_files import run_tables, write_tables
 
 SHOWN_IPC = 10  # a contact sheet shows at most this many images a class
 
@@ -25,9 +26,6 @@ def write_run_report(folder: str | Path) -> str:
     ``tables/`` gets every table as Markdown, LaTeX, CSV and Parquet, and the rows as CSV and Parquet.
     Raises EvaluationError where the folder has no rows.
     """
-    from .formatting import format_table
-    from .page import write_results
-
     folder = Path(folder)
     run = open_run(folder)
     tables = run_tables(run)
@@ -45,22 +43,18 @@ def draw_contact_sheets(folder: Path) -> dict[str, Path]:
     from ..set_folder import PROVENANCE
     from .figures import contact_sheet
 
-    found = []
-    for place in sorted((folder / "sets").glob("*")) if (folder / "sets").is_dir() else []:
-        if (place / PROVENANCE).is_file():  # a run that was copied without its store has links to nowhere
-            found.append((place, json.loads((place / PROVENANCE).read_text(encoding="utf-8"))["provenance"]))
-    if not found:
-        return {}
-    ipc = max(about["ipc"] for _, about in found)
-    seed = min(about["seed"] for _, about in found)
+    # a run that was copied without its store has links to nowhere
+    files = [file for file in sorted((folder / "sets").glob(f"*/{PROVENANCE}")) if file.is_file()]
+    found = [(file, json.loads(file.read_text(encoding="utf-8"))["provenance"]) for file in files]
+    ipc = max((about["ipc"] for _, about in found), default=None)
+    seed = min((about["seed"] for _, about in found), default=None)
     sheets = {}
-    for place, about in found:
-        if (about["ipc"], about["seed"]) != (ipc, seed):
-            continue
-        picture = folder / "figures" / "sets" / f"{place.name}.png"
-        if not picture.exists() or picture.stat().st_mtime < (place / PROVENANCE).stat().st_mtime:
-            contact_sheet(DistilledSet.load(place), picture, per_class=SHOWN_IPC)
-        sheets[title_of(place.name)] = picture
+    for file, about in found:
+        if (about["ipc"], about["seed"]) == (ipc, seed):
+            picture = folder / "figures" / "sets" / f"{file.parent.name}.png"
+            if not picture.exists() or picture.stat().st_mtime < file.stat().st_mtime:
+                contact_sheet(DistilledSet.load(file.parent), picture, per_class=SHOWN_IPC)
+            sheets[title_of(file.parent.name)] = picture
     return sheets
 
 
