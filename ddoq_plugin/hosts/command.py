@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-HOST_DATA = "ddranking:"
 SHOWN = (
     "label", "ipc", "weights", "evaluator", "student", "seed", "evaluation", "full_hard", "set_hard", "set_soft",
     "random_soft", "set_augmented", "random_augmented", "set_plain", "random_plain", "lrs", "lrs_ddranking", "ars",
@@ -63,10 +62,8 @@ def ddranking(
         shown = part[[column for column in SHOWN if column in part and part[column].notna().any()]]
         typer.echo(shown.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
         typer.echo("")
-    typer.echo(
-        f"accuracies in percent; lrs and ars from fractions, ..._ddranking as the package prints them; protocol "
-        f"{rows['protocol'].iloc[0]}"
-    )
+    units = "accuracies in percent; lrs and ars from fractions, ..._ddranking as the package prints them"
+    typer.echo(f"{units}; protocol {rows['protocol'].iloc[0]}")
 
 
 def register(app: typer.Typer) -> None:
@@ -88,8 +85,7 @@ def _score(
         from .ddranking import score_with_ddranking
 
         for metric in metrics:
-            frame = score_with_ddranking(sets, dataset, metric=metric, student=student, **shared)
-            rows += frame.to_dict("records")
+            rows += score_with_ddranking(sets, dataset, metric=metric, student=student, **shared).to_dict("records")
     if evaluator != "ddranking":
         from .own_evaluator import own_scores
 
@@ -114,14 +110,14 @@ def _dataset(name: str, options: dict[str, Any]) -> Any:
     from ..errors import DataError
     from .exports import own_data
 
-    if not name.startswith(HOST_DATA):
+    if not name.startswith("ddranking:"):
         data = load_data(name, **options)
         data.check()
         return data
     root = options.get("root", options.get("path"))
     if root is None:
         raise DataError(f"{name} needs the folder of its files: --data-option root=PATH")
-    return own_data(name.removeprefix(HOST_DATA), str(root))
+    return own_data(name.removeprefix("ddranking:"), str(root))
 
 
 def _labels(folders: list[Path]) -> list[str]:

@@ -3,8 +3,8 @@
 >>> rows = score_with_ddranking({"ddoq": made}, load_data("digits"), metric="lrs", student="ConvNet-3",
 ...                             settings=host_settings("short"), work_folder="runs/ddranking")
 
-Only two of its evaluators can run, ``LabelRobustScoreSoft`` and ``AugmentationRobustScore``, both with labels of a
-teacher for every augmented batch (its mode 'M') and with images from folders; these are the ones used.
+Only two of its evaluators can run, ``LabelRobustScoreSoft`` and ``AugmentationRobustScore``, both with a teacher's
+labels of every augmented batch (its mode 'M') and with images from folders; these are the ones used.
 """
 
 from __future__ import annotations
@@ -135,10 +135,8 @@ class _Bench:
             )
         known = self._full_data_accuracy() is not None or f"{name}-{model}" in REAL_DATA_TRAINING_CONFIG
         if self.metric == "lrs" and not known:  # soft_label.py:286 and :539
-            raise EvaluationError(
-                f"DD-Ranking knows no full-data accuracy of {self.student} on {name}; give full_data_accuracy in "
-                "percent"
-            )
+            message = f"DD-Ranking knows no full-data accuracy of {self.student} on {name}"
+            raise EvaluationError(f"{message}; give full_data_accuracy in percent")
 
     def epochs(self, ipcs: Sequence[int]) -> int:
         """Return the epochs of all trainings on sets of these IPC; a reference is trained once for each IPC."""
@@ -146,9 +144,8 @@ class _Bench:
         soft = 1 if self.settings.set_learning_rate else rates
         own, reference = (rates + soft, rates) if self.metric == "lrs" else (2 * soft, 2 * rates)
         trainings = {ipc: own * ipcs.count(ipc) + reference for ipc in set(ipcs)}
-        return self.settings.evaluations * sum(
-            count * by_ipc(self.protocol.epochs, ipc) for ipc, count in trainings.items()
-        )
+        total = sum(count * by_ipc(self.protocol.epochs, ipc) for ipc, count in trainings.items())
+        return self.settings.evaluations * total
 
     def score(
         self, position: int, label: str, made: DistilledSet, way: str, epoch_done: Callable[[], None]
@@ -178,18 +175,10 @@ class _Bench:
             evaluator.compute_metrics(image_path=str(images), syn_lr=settings.set_learning_rate, **balance)
         column, shown = RAW[self.metric]
         raw = pd.read_csv(place / "scores.csv")[column]
-        known = {
-            "label": label,
-            "place": position,
-            "metric": self.metric,
-            "evaluator": f"ddranking {KNOWN_VERSION}",
-            "weights": way,
-            "dataset": self.data.name.removeprefix("ddoq-"),
-            "student": PREFIX + self.student,
-            "teacher": PREFIX + self.teacher,
-            "protocol": self.protocol.name,
-            "seed": self.seed,
-        }
+        known = {"label": label, "place": position, "weights": way, "protocol": self.protocol.name, "seed": self.seed}
+        known |= {"metric": self.metric, "evaluator": f"ddranking {KNOWN_VERSION}"}
+        known |= {"student": PREFIX + self.student, "teacher": PREFIX + self.teacher}
+        known |= {"dataset": self.data.name.removeprefix("ddoq-")}
         costs = {"seconds": (time.perf_counter() - started) / settings.evaluations, "device_train": self.device}
         rows = []
         for number, found in run.found.items():

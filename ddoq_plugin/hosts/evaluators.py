@@ -41,22 +41,22 @@ class HostRun:
     def is_set(self, folder: Any) -> bool:
         return folder is not None and Path(folder) == self.set_folder
 
-    def train(self, folder: Any, kind: str, train: Callable[[], Trained]) -> Trained:
-        """Return and note the outcome of ``train`` on the images in ``folder``."""
-        role = f"{'set' if self.is_set(folder) else 'random'}_{kind}"
-        done = {} if self.is_set(folder) else self.reference
+    def train(self, kind: str, helper: Callable[..., Trained], call: dict[str, Any]) -> Trained:
+        """Return and note the outcome of the host's ``helper`` on the images in the call's ``image_path``."""
+        is_set = self.is_set(call["image_path"])
+        role, done = f"{'set' if is_set else 'random'}_{kind}", {} if is_set else self.reference
         if (self.evaluation, role) not in done:
             self.seed_training()
-            done[self.evaluation, role] = train()
+            done[self.evaluation, role] = helper(**call)
         self.found[self.evaluation][role] = done[self.evaluation, role]
         return done[self.evaluation, role]
 
-    def search(self, train: Callable[[float], Trained]) -> Trained:
+    def search(self, helper: Callable[..., Trained], call: dict[str, Any]) -> Trained:
         """Return the best of the settings' learning rates, the first of equals, as soft_label.py:211-237 finds it."""
         results = []
         for rate in self.settings.learning_rates:
             self.seed_training()
-            results.append(train(rate))
+            results.append(helper(**call, lr=rate))
         return max(results, key=lambda result: result[0])
 
     def seed_training(self) -> None:
@@ -86,25 +86,21 @@ class LabelScore(_Prepared, LabelRobustScoreSoft):
     """LRS with the accuracies of its trainings: set_hard, set_soft, random_soft (and full_hard, where it trains it)."""
 
     def _hyper_param_search_for_hard_label(self, **call: Any) -> Trained:
-        helper = super()._compute_hard_label_metrics_helper
-        return self.run.search(lambda rate: helper(**call, lr=rate))
+        return self.run.search(super()._compute_hard_label_metrics_helper, call)
 
     def _hyper_param_search_for_soft_label(self, **call: Any) -> Trained:
-        helper = super()._compute_soft_label_metrics_helper
-        return self.run.search(lambda rate: helper(**call, lr=rate))
+        return self.run.search(super()._compute_soft_label_metrics_helper, call)
 
     def _compute_hard_label_metrics_helper(self, **call: Any) -> Trained:
-        helper = super()._compute_hard_label_metrics_helper
-        if call["mode"] == "real":
-            self.run.seed_training()
-            found = self.run.found[self.run.evaluation]
-            found["full_hard"] = helper(**call)
-            return found["full_hard"]
-        return self.run.train(call["image_path"], "hard", lambda: helper(**call))
+        if call["mode"] != "real":
+            return self.run.train("hard", super()._compute_hard_label_metrics_helper, call)
+        self.run.seed_training()
+        found = self.run.found[self.run.evaluation]
+        found["full_hard"] = super()._compute_hard_label_metrics_helper(**call)
+        return found["full_hard"]
 
     def _compute_soft_label_metrics_helper(self, **call: Any) -> Trained:
-        helper = super()._compute_soft_label_metrics_helper
-        return self.run.train(call["image_path"], "soft", lambda: helper(**call))
+        return self.run.train("soft", super()._compute_soft_label_metrics_helper, call)
 
 
 class AugmentationScore(_Prepared, AugmentationRobustScore):
@@ -112,13 +108,10 @@ class AugmentationScore(_Prepared, AugmentationRobustScore):
 
     def _hyper_param_search_for_soft_label(self, *, use_aug: bool, **call: Any) -> Trained:
         with_aug, without = super()._compute_with_aug_metrics_helper, super()._compute_without_aug_metrics_helper
-        helper = with_aug if use_aug else without
-        return self.run.search(lambda rate: helper(**call, hard_labels=None, lr=rate))
+        return self.run.search(with_aug if use_aug else without, call | {"hard_labels": None})
 
     def _compute_with_aug_metrics_helper(self, **call: Any) -> Trained:
-        helper = super()._compute_with_aug_metrics_helper
-        return self.run.train(call["image_path"], "augmented", lambda: helper(**call))
+        return self.run.train("augmented", super()._compute_with_aug_metrics_helper, call)
 
     def _compute_without_aug_metrics_helper(self, **call: Any) -> Trained:
-        helper = super()._compute_without_aug_metrics_helper
-        return self.run.train(call["image_path"], "plain", lambda: helper(**call))
+        return self.run.train("plain", super()._compute_without_aug_metrics_helper, call)

@@ -131,10 +131,8 @@ def check_set(made: DistilledSet, data: HostData | ImageData, train_counts: Tens
             "targets; score it with ddoq evaluate"
         )
     if made.num_classes != data.num_classes:
-        raise EvaluationError(
-            f"the set has {made.num_classes} classes and the dataset {data.name!r} {data.num_classes}; "
-            "score it on the dataset it was made from"
-        )
+        classes = f"the set has {made.num_classes} classes and the dataset {data.name!r} {data.num_classes}"
+        raise EvaluationError(f"{classes}; score it on the dataset it was made from")
     fewest, most = (int(count) for count in made.labels.bincount(minlength=made.num_classes).aminmax())
     if fewest != most:
         raise EvaluationError(

@@ -47,8 +47,8 @@ def build_host_student(name: str, num_classes: int, image_size: int) -> nn.Modul
         model = build_model(bare, num_classes, (image_size, image_size), use_torchvision=torchvision, device="cpu")
     except (ValueError, UnboundLocalError) as problem:  # utils/model.py:18, :91-110 and :120
         raise UnknownNameError(
-            f"DD-Ranking has no model {name!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, "
-            "-34 and -50 (-BN), VGG-11 to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
+            f"DD-Ranking has no model {name!r}; its own are ConvNet-D, ConvNet-D-BN, ResNet-18, -34 and -50 (-BN), "
+            "VGG-11 to -19 (-BN), AlexNet, LeNet and MLP, and any name of torchvision or timm"
         ) from problem
     try:
         with torch.inference_mode():

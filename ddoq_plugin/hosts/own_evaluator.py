@@ -143,19 +143,9 @@ class _Bench:
             roles["full_hard"] = self.full_hard
         if "ars" in self.metrics:
             roles |= {"set_augmented": roles["set_soft"], "random_augmented": roles["random_soft"]}
-        known = {
-            "label": label,
-            "place": place,
-            "metric": " ".join(self.metrics),
-            "evaluator": "ddoq_plugin",
-            "weights": way,
-            "dataset": self.data.name,
-            "student": self.student,
-            "teacher": self.teacher.name,
-            "protocol": self.protocols["soft"].name,
-            "seed": self.seed,
-            "evaluation": number,
-        }
+        known = {"label": label, "place": place, "weights": way, "evaluation": number, "seed": self.seed}
+        known |= {"metric": " ".join(self.metrics), "evaluator": "ddoq_plugin", "dataset": self.data.name}
+        known |= {"student": self.student, "teacher": self.teacher.name, "protocol": self.protocols["soft"].name}
         result = {"device_train": self.device, "seconds": time.perf_counter() - started}
         result |= roles | score_columns(roles, self.settings.balance)
         for kind in ("lr", "val"):
