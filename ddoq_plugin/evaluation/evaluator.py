@@ -230,11 +230,7 @@ class Evaluator:
                 make_bank(images, teacher, protocol, preprocessing=space, **how)
             return Cost.of(meter, steps * protocol.numbers("", count, classes).batch_size)
 
-        folder = self.store.get(
-            "soft_labels",
-            key | {"code": code_hash("ddoq_plugin.evaluation.soft_labels")},
-            make,
-        )
+        folder = self.store.get("soft_labels", key | {"code": code_hash("ddoq_plugin.evaluation.soft_labels")}, make)
         return SoftLabelBank.load(folder), cost_of(folder)
 
 

@@ -226,13 +226,7 @@ def _shards(
     """Yield the bank's shards one after the other."""
     size, batch_size = card["image_size"], card["batch_size"]
     inputs = Inputs(
-        images,
-        space,
-        protocol.augmentation,
-        protocol.mixing,
-        size,
-        protocol.scoring.resize,
-        teacher.device,
+        images, space, protocol.augmentation, protocol.mixing, size, protocol.scoring.resize, teacher.device
     )
     plan = BatchPlan(
         num_images=len(images),

@@ -95,15 +95,7 @@ def pretrained_teacher(
         for part in ("val", "test")
     }
     return Teacher(
-        model,
-        name,
-        data.class_names,
-        size,
-        normaliser,
-        f"weights of {path.name}",
-        None,
-        top1["val"],
-        top1["test"],
+        model, name, data.class_names, size, normaliser, f"weights of {path.name}", None, top1["val"], top1["test"]
     )
 
 

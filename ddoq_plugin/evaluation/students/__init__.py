@@ -51,7 +51,7 @@ ENTRIES = [
     _entry("resnet18_in", "resnet", "resnet", 16, "ResNet-18 with instance norm (IDC, Minimax)", channels_last="cpu"),
     _entry("resnet10_w16", "resnet", "resnet", 8,
            "ResNet-10 of width 16, for the embedded data", embedded=True, bfloat16="cpu", channels_last=True),
-    _entry("resnet_ap10", "resnet_ap", "resnet", 16,
+    _entry("resnet_ap10", "resnet", "resnet", 16,
            "ResNetAP-10: average-pool downsampling, instance norm", channels_last="cpu"),
     _entry("mobilenet_v2", "backed", "mobilenet", 16, "MobileNet-V2 (torchvision)", channels_last=True),
     _entry("efficientnet_b0", "backed", "efficientnet", 16, "EfficientNet-B0 (torchvision)", channels_last=True),
@@ -60,12 +60,9 @@ ENTRIES = [
     _entry("deit_tiny", "backed", "vit", 16, "DeiT-tiny (timm); about eight patches a side under 128 px"),
     _entry("vit2_w64", "vit", "vit", 8,
            "ViT of two layers and width 64, for the embedded data", embedded=True, channels_last="cpu"),
-]  # fmt: skip
-
-ENTRIES += [
     Entry("timm:", f"{_HERE}.build:timm_student", "every architecture of timm, without pretrained weights"),
     Entry("torchvision:", f"{_HERE}.build:torchvision_student", "every architecture of torchvision, without weights"),
-]
+]  # fmt: skip
 
 __all__ = ["ENTRIES", "build_student", "flag_of"]
 __getattr__, __dir__ = lazy_names(__name__)

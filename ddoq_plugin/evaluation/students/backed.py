@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 
 from ...errors import EvaluationError
 from .resnet import SMALL_IMAGE
 
 
-def mobilenet_v2(num_classes: int, image_size: int) -> nn.Module:
-    """MobileNet-V2 (Sandler et al., CVPR 2018); below 128 px the stem has stride 1, as is usual for CIFAR."""
-    from torchvision.models import mobilenet_v2 as build
+def _torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Return torchvision's network; below 128 px its stem has stride 1, as is usual for CIFAR."""
+    from torchvision.models import get_model
 
-    model = build(num_classes=num_classes)
-    if image_size < SMALL_IMAGE:
-        model.features[0][0].stride = (1, 1)
-    return model
-
-
-def efficientnet_b0(num_classes: int, image_size: int) -> nn.Module:
-    """EfficientNet-B0 (Tan & Le, ICML 2019); below 128 px the stem has stride 1."""
-    from torchvision.models import efficientnet_b0 as build
-
-    model = build(num_classes=num_classes)
+    model = get_model(name, weights=None, num_classes=num_classes)
     if image_size < SMALL_IMAGE:
         model.features[0][0].stride = (1, 1)
     return model
@@ -32,29 +24,13 @@ def swin_t(num_classes: int, image_size: int) -> nn.Module:
     """Swin-T (Liu et al., ICCV 2021): patch 4 and window 7 from 128 px on, patch 2 and window 4 below."""
     from torchvision.models import SwinTransformer
 
-    small = image_size < SMALL_IMAGE
+    patch, window = (2, 4) if image_size < SMALL_IMAGE else (4, 7)
     return SwinTransformer(
-        patch_size=[2, 2] if small else [4, 4],
-        embed_dim=96,
-        depths=[2, 2, 6, 2],
-        num_heads=[3, 6, 12, 24],
-        window_size=[4, 4] if small else [7, 7],
-        stochastic_depth_prob=0.2,
-        num_classes=num_classes,
+        [patch] * 2, 96, [2, 2, 6, 2], [3, 6, 12, 24], [window] * 2, stochastic_depth_prob=0.2, num_classes=num_classes
     )
 
 
-def vit_tiny(num_classes: int, image_size: int) -> nn.Module:
-    """ViT-tiny (width 192, 12 layers, 3 heads)."""
-    return _timm_vit("vit_tiny_patch16_224", num_classes, image_size)
-
-
-def deit_tiny(num_classes: int, image_size: int) -> nn.Module:
-    """DeiT-tiny without the distillation token (Touvron et al., ICML 2021)."""
-    return _timm_vit("deit_tiny_patch16_224", num_classes, image_size)
-
-
-def _timm_vit(name: str, num_classes: int, image_size: int) -> nn.Module:
+def _vit(name: str, num_classes: int, image_size: int) -> nn.Module:
     import timm
 
     patch = patch_size(image_size)
@@ -63,9 +39,7 @@ def _timm_vit(name: str, num_classes: int, image_size: int) -> nn.Module:
 
 def patch_size(image_size: int) -> int:
     """Return the ViT's patch size in pixels: 16 from 128 px on; below, the divisor of ``image_size`` nearest to an
-    eighth of it.
-
-    Raises EvaluationError where ``image_size`` has no divisor that leaves between 4 and 16 patches a side.
+    eighth of it. Raises EvaluationError where no divisor leaves between 4 and 16 patches a side.
     """
     if image_size >= SMALL_IMAGE and image_size % 16 == 0:
         return 16
@@ -75,3 +49,9 @@ def patch_size(image_size: int) -> int:
             f"a ViT cannot cut {image_size} px into equal patches; resize the data to a multiple of 8"
         )
     return min(fitting, key=lambda p: (abs(p - image_size / 8), p))
+
+
+mobilenet_v2 = partial(_torchvision, "mobilenet_v2")  # Sandler et al., CVPR 2018
+efficientnet_b0 = partial(_torchvision, "efficientnet_b0")  # Tan & Le, ICML 2019
+vit_tiny = partial(_vit, "vit_tiny_patch16_224")  # width 192, 12 layers, 3 heads
+deit_tiny = partial(_vit, "deit_tiny_patch16_224")  # without the distillation token (Touvron et al., ICML 2021)

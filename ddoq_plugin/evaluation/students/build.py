@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,18 +14,12 @@ from ...seeding import derive_seed
 
 
 def build_student(name: str, num_classes: int, image_size: int, *, seed: int) -> nn.Module:
-    """Return an untrained student in float32 on the CPU.
+    """Return an untrained student in float32 on the CPU for square images of side ``image_size`` in pixels.
 
-    Args:
-        name: a registered student, ``timm:NAME`` or ``torchvision:NAME`` (any architecture of those libraries, without
-            pretrained weights), or a name of another registered namespace.
-        num_classes: number of outputs.
-        image_size: side of the square input in pixels.
-        seed: the same seed gives the same initial weights; the global random state is left as it was.
-
-    Raises:
-        UnknownNameError: no such student; the message has the nearest names.
-        EvaluationError: the architecture does not take images of this size.
+    ``name`` is a registered student or belongs to a registered namespace: ``timm:NAME`` and ``torchvision:NAME`` are
+    any architecture of those libraries, without pretrained weights. The same seed gives the same initial weights; the
+    global random state is left as it was. Raises UnknownNameError with the nearest names for an unknown student and
+    EvaluationError where the architecture does not take images of this size.
     """
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive_seed("student-init", seed))
@@ -43,18 +37,16 @@ def build_student(name: str, num_classes: int, image_size: int, *, seed: int) ->
 
 
 def flag_of(name: str, flag: str, device: str = "cpu") -> bool:
-    """Return whether the student called ``name`` is registered with ``flag`` for this kind of device.
-
-    A flag is true for every device or for the one it names ("cpu"); students that are not registered have none.
+    """Return whether student ``name`` is registered with ``flag`` for this kind of device. A flag is true for every
+    device or for the one it names ("cpu"); students that are not registered have none.
     """
     value = STUDENTS.entry(name).flags.get(flag, False) if name in STUDENTS else False
     return value == device if isinstance(value, str) else bool(value)
 
 
 def check_student(name: str) -> None:
-    """Raise UnknownNameError unless ``name`` is a registered student or of a registered namespace.
-
-    The factory of a namespace may have ``check(model_name)``; what it raises is passed on.
+    """Raise UnknownNameError unless ``name`` is a registered student or of a registered namespace, whose factory may
+    have ``check(model_name)``; what it raises is passed on.
     """
     namespace, model_name = STUDENTS.namespace(name)
     if namespace is None:
@@ -63,37 +55,21 @@ def check_student(name: str) -> None:
         check(model_name)
 
 
-def timm_student(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Return timm's architecture ``name`` without pretrained weights."""
-    return _from_library("timm", name, num_classes, image_size)
-
-
-def torchvision_student(name: str, num_classes: int, image_size: int) -> nn.Module:
-    """Return torchvision's architecture ``name`` without pretrained weights."""
-    return _from_library("torchvision", name, num_classes, image_size)
-
-
 def _check_library(library: str, name: str) -> None:
-    known = _library_names(library)
+    if library == "timm":
+        import timm
+
+        known = timm.list_models()
+    else:
+        import torchvision
+
+        known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UnknownNameError(f"unknown student '{library}:{name}': {library} has no such model{nearest(name, known)}")
 
 
-timm_student.check = functools.partial(_check_library, "timm")  # type: ignore[attr-defined]
-torchvision_student.check = functools.partial(_check_library, "torchvision")  # type: ignore[attr-defined]
-
-
-def _library_names(library: str) -> list[str]:
-    if library == "timm":
-        import timm
-
-        return timm.list_models()
-    import torchvision
-
-    return [name for name in torchvision.models.list_models(module=torchvision.models)]
-
-
 def _from_library(library: str, name: str, num_classes: int, image_size: int) -> nn.Module:
+    """Return the library's architecture without pretrained weights."""
     _check_library(library, name)
     try:
         model = _create(library, name, num_classes, image_size)
@@ -122,3 +98,8 @@ def _create(library: str, name: str, num_classes: int, image_size: int) -> nn.Mo
         return timm.create_model(name, num_classes=num_classes, img_size=image_size)
     except TypeError:  # architectures that fit any size take no img_size
         return timm.create_model(name, num_classes=num_classes)
+
+
+timm_student, torchvision_student = (partial(_from_library, library) for library in ("timm", "torchvision"))
+timm_student.check = partial(_check_library, "timm")  # type: ignore[attr-defined]
+torchvision_student.check = partial(_check_library, "torchvision")  # type: ignore[attr-defined]

@@ -1,9 +1,8 @@
 """Layers that the student families share: norms by name, and instance norm + ReLU + pooling in one go on a CPU.
 
-PyTorch takes a pass over memory for every one of these layers, several for the backward pass of a norm, and its group
-norm is slow in the channels-last format, which convolutions like best. The compiled kernels of :mod:`.kernels` take
-them together in that format, image by image in the cache. They compute the same; the last bits differ. (Batch norm
-gains nothing by it: its statistics need the whole batch, and the call costs what the pass saves.)
+PyTorch takes a pass over memory for each of them, several for a norm's backward pass, and its group norm is slow in
+channels-last, which convolutions like best. :mod:`.kernels` takes them together, image by image in the cache; the last
+bits differ. (Batch norm gains nothing by it: it needs the whole batch, and the call costs what the pass saves.)
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LAST = torch.channels_last
-NO_LIMIT = np.float32(-np.inf)
 
 
 def make_norm(name: str, channels: int) -> nn.Module:
@@ -30,25 +28,41 @@ def make_norm(name: str, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels) if name == "batch" else nn.Identity()
 
 
+class Classifier(nn.Module):
+    """Features, flattened, and one linear layer; norms in the features are taken together with what follows."""
+
+    def __init__(self, features: list[nn.Module], classifier: nn.Module) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*features)
+        self.classifier = classifier
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(in_sequence(self.features, x).flatten(1))
+
+
+def start_convolutions(model: nn.Module) -> None:
+    """Draw the weights of every convolution as torchvision's ResNets do."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def in_sequence(layers: nn.Sequential, x: Tensor) -> Tensor:
     """Return ``layers(x)``; a norm with the ReLU and 2x2 average pooling that follow it is taken in one pass."""
     modules, at = list(layers), 0
     while at < len(modules):
         layer, after = modules[at], modules[at + 1 : at + 3]
         if isinstance(layer, nn.GroupNorm) and after and isinstance(after[0], nn.ReLU):
-            pooled = len(after) == 2 and isinstance(after[1], nn.AvgPool2d) and after[1].kernel_size == 2
-            x = norm_relu_pool(x, layer, pool=2 if pooled else 1)
-            at += 3 if pooled else 2
+            pool = 2 if isinstance(after[-1], nn.AvgPool2d) and after[-1].kernel_size == 2 else 1
+            x, at = norm_relu_pool(x, layer, pool=pool), at + 1 + pool
         else:
-            x = layer(x)
-            at += 1
+            x, at = layer(x), at + 1
     return x
 
 
 def norm_relu_pool(x: Tensor, norm: nn.Module, *, relu: bool = True, pool: int = 1) -> Tensor:
-    """Return ``x`` [B, C, H, W] after ``norm``, ReLU (where ``relu``) and average pooling of ``pool`` x ``pool``.
-
-    ``pool`` is 1 or 2; an odd last row or column is dropped, as ``AvgPool2d(2)`` does.
+    """Return ``x`` [B, C, H, W] after ``norm``, ReLU (where ``relu``) and average pooling of ``pool`` x ``pool`` (1 or
+    2; an odd last row or column is dropped, as ``AvgPool2d(2)`` does).
     """
     if _kernels_fit(x, norm, pool):
         return _InstanceNorm.apply(x, norm.weight, norm.bias, norm.eps, relu, pool)
@@ -81,9 +95,9 @@ class _InstanceNorm(torch.autograd.Function):
         b, c, h, w = x.shape
         y = torch.empty((b, c, h // pool, w // pool), dtype=x.dtype, memory_format=LAST)
         mean, scale = torch.empty(2, b, c)
-        lower = np.float32(0) if relu else NO_LIMIT
-        _over_images(forward, b, _map(x), _array(gamma), _array(beta), np.float32(epsilon), lower, pool, _map(y),
-                     _array(mean), _array(scale))  # fmt: skip
+        lower = np.float32(0 if relu else -np.inf)
+        _over_images(forward, b, _map(x), gamma.detach().numpy(), beta.detach().numpy(), np.float32(epsilon), lower,
+                     pool, _map(y), mean.numpy(), scale.numpy())  # fmt: skip
         ctx.save_for_backward(x, gamma, beta, mean, scale)
         ctx.lower, ctx.pool = lower, pool
         return y
@@ -96,8 +110,9 @@ class _InstanceNorm(torch.autograd.Function):
         x, gamma, beta, mean, scale = ctx.saved_tensors
         gy = gy.contiguous(memory_format=LAST)
         gx, ggamma, gbeta = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
-        _over_images(backward, len(x), _map(gy), _map(x), *map(_array, (gamma, beta, mean, scale)), ctx.lower,
-                     ctx.pool, _map(gx), _array(ggamma), _array(gbeta))  # fmt: skip
+        fixed = [tensor.detach().numpy() for tensor in (gamma, beta, mean, scale)]
+        _over_images(backward, len(x), _map(gy), _map(x), *fixed, ctx.lower, ctx.pool, _map(gx), ggamma.numpy(),
+                     gbeta.numpy())  # fmt: skip
         return gx, ggamma.sum(0), gbeta.sum(0), None, None, None
 
 
@@ -105,10 +120,6 @@ def _map(x: Tensor) -> np.ndarray:
     """Return channels-last ``x`` [B, C, H, W] as an array [B, H, W, C] of the same memory, bfloat16 as uint16."""
     rows = x.detach().permute(0, 2, 3, 1)
     return (rows.view(torch.uint16) if x.dtype == torch.bfloat16 else rows).numpy()
-
-
-def _array(values: Tensor) -> np.ndarray:
-    return values.detach().numpy()
 
 
 def _over_images(kernel: Callable, images: int, *arguments: object) -> None:

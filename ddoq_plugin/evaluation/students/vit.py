@@ -34,8 +34,7 @@ class NarrowViT(nn.Module):
 
     Dosovitskiy et al., ICLR 2021, with mean pooling in the place of a class token (both are in its appendix D.3). The
     stem (Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021) halves the image until at most
-    4 tokens a side are left, so that 16 and 32 px give a sequence of 16. On the digits 500 steps with it reach what
-    plain patches need about 900 for.
+    4 tokens a side are left: 16 at 16 and 32 px. On the digits 500 steps with it reach plain patches' 900.
     """
 
     def __init__(
