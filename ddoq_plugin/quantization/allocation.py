@@ -9,14 +9,12 @@ the masses instead, the images would do most of what the weights are to do.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import torch
 
 from ..errors import DistillError
-
-if TYPE_CHECKING:
-    import torch
-
-    from . import Codebook
+from .api import quantize
+from .codebook import Codebook
 
 
 @dataclass(frozen=True)
@@ -58,11 +56,15 @@ def allocate(
     least one). ``masses``: how K > IPC quantises the points, by their ``voronoi`` masses, ``balanced``, or
     ``unweighted`` as if they had none (D4M). ``name`` is the class's, for errors.
     """
-    import torch
-
     points, weights, assignment = book.centroids, book.masses, book.assignment
     if len(points) > ipc:
-        points, weights, assignment = _requantise(latents, book, ipc, masses, seed, name)
+        given, kind = None if masses == "unweighted" else weights, "balanced" if masses == "balanced" else "voronoi"
+        second = quantize(points, ipc, seed=seed, weights=given, masses=kind, name=name)
+        points, weights = second.centroids, second.masses
+        assignment = torch.cdist(latents.double(), points.double()).argmin(1)
+        if kind != "balanced":  # equal masses are the point of it; Voronoi cells would undo them
+            counts = assignment.bincount(minlength=ipc).double()
+            weights = counts / counts.sum()
     if len(points) == ipc:
         copies = torch.ones(ipc, dtype=torch.int64)
     else:
@@ -75,16 +77,13 @@ def largest_remainder(shares: torch.Tensor, total: int) -> torch.Tensor:
 
     int64 [m]; equal remainders go to the lower index. Raises DistillError if total < m.
     """
-    import torch
-
     if total < len(shares):
         raise DistillError(f"{total} images cannot be shared over {len(shares)} points with at least one each")
     spare, shares = total - len(shares), shares.double()
     if float(shares.sum()) == 0:
         shares = torch.ones_like(shares)
-    quotas = shares / shares.sum() * total
-    wanted = (quotas - 1).clamp_min(0)  # one seat each is given already
-    wanted = wanted / wanted.sum() * spare if spare else torch.zeros_like(quotas)
+    wanted = (shares / shares.sum() * total - 1).clamp_min(0)  # one seat each is given already
+    wanted = wanted / wanted.sum() * spare if spare else torch.zeros_like(wanted)
     seats = wanted.floor().long()
     order = torch.argsort(wanted - seats, descending=True, stable=True)
     seats[order[: spare - int(seats.sum())]] += 1
@@ -96,8 +95,6 @@ def nearest_samples(latents: torch.Tensor, allocation: Allocation) -> torch.Tens
 
     A point takes the nearest samples of its own cell and, where the cell is too small, the nearest still free.
     """
-    import torch
-
     distances = torch.cdist(latents.double(), allocation.points.double())
     outside = allocation.assignment.unsqueeze(1) != torch.arange(len(allocation.points))
     ranked = distances + outside * (1 + distances.max())  # any sample of the own cell before any of another's
@@ -108,20 +105,3 @@ def nearest_samples(latents: torch.Tensor, allocation: Allocation) -> torch.Tens
         chosen[point] = order[: int(allocation.copies[point])]
         taken[chosen[point]] = True
     return torch.cat([chosen[point] for point in sorted(chosen)])
-
-
-def _requantise(
-    latents: torch.Tensor, book: Codebook, ipc: int, masses: str, seed: int, name: str | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    import torch
-
-    from . import quantize
-
-    weights = None if masses == "unweighted" else book.masses
-    kind = "balanced" if masses == "balanced" else "voronoi"
-    second = quantize(book.centroids, ipc, seed=seed, weights=weights, masses=kind, name=name)
-    assignment = torch.cdist(latents.double(), second.centroids.double()).argmin(1)
-    if masses == "balanced":  # equal masses are the point of it; Voronoi cells would undo them
-        return second.centroids, second.masses, assignment
-    counts = assignment.bincount(minlength=ipc).double()
-    return second.centroids, counts / counts.sum(), assignment

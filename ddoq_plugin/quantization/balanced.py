@@ -34,13 +34,12 @@ def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int)
     if gram.norms is not None:
         means = centroids if np.array_equal(shares, used) else _means(gram, shares, supply)
         distortion = gram.distortion(centroids, means, masses)
-    return Codebook(
-        centroids=centroids.to(torch.float32),
-        masses=masses,
-        distortion=distortion,
-        assignment=torch.from_numpy(assignment),
-        nearest=torch.from_numpy(_nearest(shares, costs, assignment)),
-    )
+    # of each point's samples the nearest; those assigned to it come first, so that indices differ where they can
+    own = (assignment[:, None] == np.arange(clusters)) & (shares > 0)
+    candidates = np.where(own.any(axis=0), own, shares > 0)
+    nearest = np.where(candidates, costs, np.inf).argmin(axis=0)
+    found, medoids = torch.from_numpy(assignment), torch.from_numpy(nearest)
+    return Codebook(centroids.to(torch.float32), masses, distortion, found, medoids)
 
 
 def _alternate(
@@ -79,10 +78,3 @@ def _means(gram: Gram, shares: np.ndarray, supply: np.ndarray) -> Tensor:
     parts = gram.weights[samples] * shares[samples, points] / supply[samples]
     first, second, third = map(torch.from_numpy, (samples, points, parts))
     return gram.means(first, second, third, shares.shape[1])
-
-
-def _nearest(shares: np.ndarray, costs: np.ndarray, assignment: np.ndarray) -> np.ndarray:
-    """Of each point's samples the nearest; those assigned to it come first, so that indices differ where they can."""
-    own = (assignment[:, None] == np.arange(shares.shape[1])) & (shares > 0)
-    candidates = np.where(own.any(axis=0), own, shares > 0)
-    return np.where(candidates, costs, np.inf).argmin(axis=0)

@@ -17,10 +17,9 @@ def called(name: str | None) -> str:
 
 
 def as_matrix(latents: Tensor, name: str | None) -> Tensor:
-    """Return ``latents`` [N, ...] as a detached floating-point matrix [N, d] without copying where that is possible.
+    """Return ``latents`` [N, ...] as a detached floating-point matrix [N, d], without a copy where that is possible.
 
-    Raises:
-        QuantizationError: no samples, no dimensions, or not real numbers.
+    Raises QuantizationError where there are no samples, no dimensions or no real numbers.
     """
     points = torch.as_tensor(latents).detach()
     if points.ndim == 0 or points.numel() == 0:
@@ -31,19 +30,30 @@ def as_matrix(latents: Tensor, name: str | None) -> Tensor:
     return points if points.is_floating_point() else points.to(torch.float32)
 
 
+def as_masses(weights: Tensor, title: str) -> Tensor:
+    """Return ``weights`` as float64 [N].
+
+    Raises QuantizationError, which calls them ``title``, where there are none, one is negative or not finite, or all
+    are zero.
+    """
+    values = torch.as_tensor(weights).to(torch.float64).reshape(-1)
+    usable = len(values) > 0 and bool(torch.isfinite(values).all())
+    if not usable or float(values.min()) < 0 or float(values.max()) <= 0:
+        raise QuantizationError(f"{title} must be finite, none negative and not all zero.")
+    return values
+
+
 def as_weights(weights: Tensor | None, points: Tensor, name: str | None) -> Tensor | None:
     """Return sample weights as float64 [N] of mean 1 on the device of ``points``; None stays None (all equal).
 
-    Raises:
-        QuantizationError: wrong length, negative, not finite, or all zero.
+    Raises QuantizationError where their number is wrong, one is negative or not finite, or all are zero.
     """
     if weights is None:
         return None
-    values = torch.as_tensor(weights).detach().to(device=points.device, dtype=torch.float64).reshape(-1)
+    values = torch.as_tensor(weights).detach().to(points.device).reshape(-1)
     if len(values) != len(points):
         raise QuantizationError(f"{len(values)} weights were given for the {len(points)} samples of {called(name)}.")
-    if not bool(torch.isfinite(values).all()) or float(values.min()) < 0 or float(values.max()) <= 0:
-        raise QuantizationError(f"The weights of {called(name)} must be finite, none negative and not all zero.")
+    values = as_masses(values, f"The weights of {called(name)}")
     values = values / values.max()  # so that the sum cannot overflow
     return values / values.mean()
 
@@ -70,10 +80,8 @@ def check_finite(points: Tensor, name: str | None, block: int = 4096) -> None:
             continue
         finite = torch.isfinite(rows).all(dim=1)
         if not bool(finite.all()):
-            index = start + int((~finite).nonzero()[0])
-            raise QuantizationError(
-                f"Sample {index} of {called(name)} holds NaN or infinity: find where its latent was made."
-            )
+            where = f"Sample {start + int((~finite).nonzero()[0])} of {called(name)}"
+            raise QuantizationError(f"{where} holds NaN or infinity: find where its latent was made.")
 
 
 def too_large(name: str | None) -> QuantizationError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import QuantizationError
+from .checks import as_masses
 
 WEIGHTINGS = ("uniform", "counts", "sqrt", "power")
 
@@ -16,13 +17,11 @@ WEIGHTINGS = ("uniform", "counts", "sqrt", "power")
 class Codebook:
     """K weighted points that stand for a class.
 
-    Attributes:
-        centroids: float32 [K, d], on the device of the latents.
-        masses: float64 [K], each positive, sum 1: the share of the samples' weight that each centroid stands for.
-        distortion: W2^2 between the samples and (centroids, masses): the weighted mean squared distance, in squared
-            latent units.
-        assignment: int64 [N]: the centroid of each sample (Voronoi: the nearest; balanced: that of its largest share).
-        nearest: int64 [K]: of the samples assigned to each centroid the nearest one, so the K indices are distinct.
+    ``centroids`` float32 [K, d] lie on the device of the latents. ``masses`` float64 [K], each positive, sum 1, are the
+    shares of the samples' weight that they stand for. ``distortion`` is W2^2 between the samples and (centroids,
+    masses): the weighted mean squared distance, in squared latent units. ``assignment`` int64 [N] is the centroid of
+    each sample (Voronoi: the nearest; balanced: that of its largest share). ``nearest`` int64 [K] is of the samples
+    assigned to each centroid the nearest one, so the K indices are distinct.
     """
 
     centroids: Tensor
@@ -43,8 +42,8 @@ class Codebook:
 
     def to(self, device: torch.device | str) -> Codebook:
         """Return the codebook with its tensors on ``device``."""
-        moved = {field: getattr(self, field).to(device) for field in ("centroids", "masses", "assignment", "nearest")}
-        return replace(self, **moved)
+        centroids, masses = self.centroids.to(device), self.masses.to(device)
+        return Codebook(centroids, masses, self.distortion, self.assignment.to(device), self.nearest.to(device))
 
 
 def codebook_of(codes: Tensor, labels: Tensor, distances: Tensor, weights: Tensor | None) -> Codebook:
@@ -54,43 +53,30 @@ def codebook_of(codes: Tensor, labels: Tensor, distances: Tensor, weights: Tenso
     """
     shares = torch.ones_like(distances) if weights is None else weights
     masses = torch.bincount(labels.cpu(), weights=shares.cpu(), minlength=len(codes)).to(codes.device)
-    return Codebook(
-        centroids=codes.to(torch.float32),
-        masses=masses / masses.sum(),
-        distortion=float(shares @ distances / shares.sum()),
-        assignment=labels,
-        nearest=nearest_members(labels, distances, shares, len(codes)),
-    )
-
-
-def nearest_members(labels: Tensor, distances: Tensor, shares: Tensor, clusters: int) -> Tensor:
-    """Of each cell the member of positive weight with the smallest distance (the first of equals), int64 [K]."""
+    distortion = float(shares @ distances / shares.sum())
+    # of each cell the member of positive weight with the smallest distance (the first of equals)
     order = torch.where(shares > 0, distances, torch.inf).argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
-    return order[torch.searchsorted(labels[order], torch.arange(clusters, device=labels.device))]
+    nearest = order[torch.searchsorted(labels[order], torch.arange(len(codes), device=labels.device))]
+    return Codebook(codes.to(torch.float32), masses / masses.sum(), distortion, labels, nearest)
 
 
 def effective_sample_size(weights: Tensor) -> float:
     """Kish's effective sample size (sum w)^2 / sum w^2 of non-negative weights [K], in [1, K].
 
-    Raises:
-        QuantizationError: the weights are negative, not finite, or all zero.
+    Raises QuantizationError where a weight is negative or not finite, or all are zero.
     """
-    values = _checked(weights)
+    values = as_masses(weights, "Weights")
     return float(values.sum() ** 2 / (values**2).sum())
 
 
 def shape_weights(masses: Tensor, weighting: str = "sqrt", alpha: float | None = None) -> Tensor:
-    """Turn masses [K] into image weights float64 [K] of mean 1.
+    """Turn masses [K] (non-negative, any scale: Voronoi masses or counts) into image weights float64 [K] of mean 1.
 
-    Args:
-        masses: non-negative, any scale (Voronoi masses or counts).
-        weighting: "uniform" (D4M), "counts" (the theory: proportional to the masses), "sqrt" (the best evidence for
-            the heuristic of DDOQ's code, arXiv 2501.07681, seen in a public re-implementation) or "power".
-        alpha: the exponent of "power": 0 is uniform, 0.5 sqrt, 1 counts. Only for "power".
-
-    Raises:
-        QuantizationError: unknown weighting, an exponent that is missing, negative or out of place, or bad masses.
+    ``weighting``: "uniform" (D4M), "counts" (the theory: proportional to the masses), "sqrt" (the best evidence for the
+    heuristic of DDOQ's code, arXiv 2501.07681, seen in a public re-implementation) or "power" with the exponent
+    ``alpha``: 0 is uniform, 0.5 sqrt, 1 counts. Raises QuantizationError for an unknown weighting, an exponent that is
+    missing, negative or out of place, and bad masses.
     """
     if weighting not in WEIGHTINGS:
         raise QuantizationError(f"Unknown weighting {weighting!r}: use one of {', '.join(WEIGHTINGS)}.")
@@ -99,15 +85,7 @@ def shape_weights(masses: Tensor, weighting: str = "sqrt", alpha: float | None =
     exponent = {"uniform": 0.0, "counts": 1.0, "sqrt": 0.5}.get(weighting, alpha)
     if not 0.0 <= exponent < float("inf"):
         raise QuantizationError(f"The weighting's alpha must be 0 or more, not {alpha}.")
-    values = _checked(masses)
+    values = as_masses(masses, "Weights")
     # by the largest first: a power of masses far from 1 must neither overflow nor vanish
     shaped = (values / values.max()) ** exponent
     return shaped / shaped.mean()
-
-
-def _checked(weights: Tensor) -> Tensor:
-    values = torch.as_tensor(weights).to(torch.float64).reshape(-1)
-    usable = len(values) > 0 and bool(torch.isfinite(values).all())
-    if not usable or float(values.min()) < 0 or float(values.max()) <= 0:
-        raise QuantizationError("Weights must be finite, none negative and not all zero.")
-    return values

@@ -40,7 +40,7 @@ class Gram:
     diagonal: np.ndarray
     weights: np.ndarray
     slack: float
-    norms: np.ndarray | None = None  # squared norms of the points as they are, where ``matrix`` is of rounded ones
+    norms: np.ndarray | None  # squared norms of the points as they are, where ``matrix`` is of rounded ones
 
     @property
     def finer(self) -> str:
@@ -50,8 +50,8 @@ class Gram:
     def distortion(self, centroids: Tensor, means: Tensor, masses: Tensor) -> float:
         """Mean squared distance of the points, not rounded, to ``centroids`` [K, d] that stand for parts of them.
 
-        The parts have ``masses`` p_k [K] of sum 1 and ``means`` y_k [K, d]. With all vectors taken from the centre it
-        is the mean of |x|^2 plus sum_k p_k <z_k, z_k - 2 y_k>.
+        With ``masses`` p_k [K] of sum 1 and ``means`` y_k [K, d] of the parts, and all vectors taken from the centre,
+        it is the mean of |x|^2 plus sum_k p_k <z_k, z_k - 2 y_k>.
         """
         from .gram_kernels import inner_offsets
 
@@ -62,17 +62,12 @@ class Gram:
 
     def resolves(self, distances: np.ndarray) -> bool:
         """Whether squared ``distances`` [N] stand clear of the rounding errors of the products."""
-        if self.centre.dtype == torch.float64:
-            return True
-        return float(self.weights @ distances) > RESOLVED * self.slack * len(distances)
+        clear = float(self.weights @ distances) > RESOLVED * self.slack * len(distances)
+        return clear or self.centre.dtype == torch.float64
 
     def means(self, samples: Tensor | slice, cells: Tensor, parts: Tensor | None, clusters: int) -> Tensor:
         """Return the means [K, d] of ``samples`` by cell, each sample taken with its part (None: all equal)."""
-        if parts is None:
-            masses = torch.bincount(cells, minlength=clusters).to(torch.float64)
-        else:
-            masses = torch.bincount(cells, weights=parts, minlength=clusters)
-        masses = masses.to(self.centre.dtype)[:, None]
+        masses = torch.bincount(cells, parts, clusters).to(torch.float64).to(self.centre.dtype)[:, None]
 
         def block_means(block: Tensor) -> Tensor:
             rows = block[samples] if parts is None else block[samples] * parts.to(block.dtype)[:, None]
@@ -90,14 +85,12 @@ class Gram:
 def gram_matrix(points: Tensor, weights: Tensor | None, name: str | None, precision: str = "rounded") -> Gram:
     """Centre ``points`` [N, d] (CPU) and multiply them, at least as precisely as ``precision`` says.
 
-    Raises:
-        QuantizationError: a sample holds NaN or infinity (named), or the squares exceed float64.
+    Raises QuantizationError where a sample holds NaN or infinity (named) or the squares exceed float64.
     """
     precise = precision == "double" or points.shape[1] <= DOUBLE_DIMENSIONS
     centre = points.mean(dim=0, dtype=torch.float64 if precise else torch.float32)
-    rounded = None
-    if precision == "rounded" and not precise and rounding_pays(*points.shape):
-        rounded = rounded_gram(points, centre)
+    by_bytes = precision == "rounded" and not precise and rounding_pays(*points.shape)
+    rounded = rounded_gram(points, centre) if by_bytes else None
     matrix, norms, moved = rounded or (_float_products(points, centre), None, 0.0)
     diagonal = matrix.diagonal().copy()
     largest = float(diagonal.max())
@@ -108,15 +101,9 @@ def gram_matrix(points: Tensor, weights: Tensor | None, name: str | None, precis
     # float32 squares of very large or very small latents overflow or vanish
     if not precise and not 1e-30 < largest < math.inf:
         return gram_matrix(points, weights, name, "double")
-    return Gram(
-        points=points,
-        centre=centre,
-        matrix=matrix,
-        diagonal=diagonal,
-        weights=np.ones(len(points)) if weights is None else weights.numpy(),
-        slack=4 * float(torch.finfo(centre.dtype).eps) * largest + moved,
-        norms=norms,
-    )
+    shares = np.ones(len(points)) if weights is None else weights.numpy()
+    slack = 4 * float(torch.finfo(centre.dtype).eps) * largest + moved
+    return Gram(points, centre, matrix, diagonal, shares, slack, norms)
 
 
 def _float_products(points: Tensor, centre: Tensor) -> np.ndarray:
@@ -126,10 +113,9 @@ def _float_products(points: Tensor, centre: Tensor) -> np.ndarray:
     from .gram_kernels import mirror
 
     count = len(points)
-    single = centre.dtype == torch.float32
-    syrk = ssyrk if single else dsyrk
+    syrk, dtype = (ssyrk, np.float32) if centre.dtype == torch.float32 else (dsyrk, np.float64)
     # A triangle, added up over blocks of columns that are centred in the cache: no centred copy of the class is made
-    triangle = np.zeros((count, count), dtype=np.float32 if single else np.float64, order="F")
+    triangle = np.zeros((count, count), dtype=dtype, order="F")
     for _, block in centred_blocks(points, centre):
         triangle = syrk(1.0, block.numpy().T, beta=1.0, c=triangle, trans=1, overwrite_c=1)
     matrix = np.empty((count, count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,45 +17,44 @@ from .codebook import Codebook, codebook_of
 from .gram import Gram, gram_matrix
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How codebooks are made: ``restarts`` None is ``default_restarts``; ``limit`` bounds each iteration."""
-
-    restarts: int | None = None
-    exchange: bool = True
-    limit: int = 300
-    balanced: bool = False
-
-
 def gram_codebooks(
     points: Tensor,
     weights: Tensor | None,
     name: str | None,
     keys: Iterable[tuple[int, int]],
-    settings: Settings | None = None,
+    restarts: int | None = None,
+    exchange: bool = True,
+    limit: int = 300,
+    balanced: bool = False,
 ) -> dict[tuple[int, int], Codebook]:
     """Return the codebook of each (K, seed) of ``keys`` from one Gram matrix of ``points`` [N, d] (CPU).
 
-    ``weights`` float64 [N] have mean 1, or are None where all are equal.
-
-    Raises:
-        QuantizationError: a sample holds NaN or infinity (named), or the squares exceed float64.
+    ``weights`` float64 [N] have mean 1, or are None where all are equal. ``limit`` bounds each iteration; ``name`` is
+    the class's. Raises QuantizationError where a sample holds NaN or infinity (named) or squares exceed float64.
     """
-    settings = settings or Settings()
+    from .gram_kernels import settle
+
     grams = [gram_matrix(points, weights, name)]  # from coarse to fine, as far as needed
     found = {}
     for clusters, seed in keys:
         for level in itertools.count():
             if level == len(grams):
                 grams.append(gram_matrix(points, weights, name, grams[-1].finer))
-            labels = voronoi(grams[level], clusters, seed, settings)
-            distances = squared_distances(grams[level], labels, clusters)
-            if grams[level].resolves(distances):
+            gram = grams[level]
+            labels = voronoi(gram, clusters, seed, restarts, exchange, limit)
+            distances = settle(gram.matrix, gram.diagonal, gram.weights, labels, clusters)
+            if gram.resolves(distances):
                 break
-        if settings.balanced:
-            found[clusters, seed] = balanced_codebook(grams[level], labels, clusters, settings.limit)
-        else:
-            found[clusters, seed] = voronoi_codebook(grams[level], labels, distances, clusters)
+        if balanced:
+            found[clusters, seed] = balanced_codebook(gram, labels, clusters, limit)
+            continue
+        cells, shares = torch.from_numpy(labels), torch.from_numpy(gram.weights)
+        even = bool((shares == shares[0]).all())
+        centroids = gram.means(slice(None), cells, None if even else shares, clusters)
+        book = codebook_of(centroids, cells, torch.from_numpy(distances), shares)
+        if gram.norms is not None:
+            book = replace(book, distortion=gram.distortion(centroids, centroids, book.masses))
+        found[clusters, seed] = book
     return found
 
 
@@ -68,7 +67,9 @@ def default_restarts(clusters: int) -> int:
     return 2 if 1 < clusters <= 50 else 1
 
 
-def voronoi(gram: Gram, clusters: int, seed: int, settings: Settings) -> np.ndarray:
+def voronoi(
+    gram: Gram, clusters: int, seed: int, restarts: int | None = None, exchange: bool = True, limit: int = 300
+) -> np.ndarray:
     """Return the labels int64 [N] of the best restart of greedy k-means++, Lloyd and exchange."""
     from . import gram_kernels as kernels
 
@@ -76,48 +77,27 @@ def voronoi(gram: Gram, clusters: int, seed: int, settings: Settings) -> np.ndar
     sums = np.empty((clusters, count))
     squares, masses, members = np.empty(clusters), np.empty(clusters), np.empty(clusters, dtype=np.int64)
     lowest, best = math.inf, np.empty(0, dtype=np.int64)
-    for uniforms in uniform_draws(clusters, seed, settings.restarts or default_restarts(clusters)):
-        labels = np.zeros(count, dtype=np.int64)
-        kernels.seed_greedy(gram.matrix, gram.diagonal, gram.weights, uniforms, labels)
+    for labels in seeded_labels(gram, clusters, seed, restarts or default_restarts(clusters)):
         state = (gram.matrix, gram.diagonal, gram.weights, labels, sums, squares, masses, members)
-        kernels.lloyd(*state, gram.slack, settings.limit)
-        if settings.exchange and clusters > 1:
-            kernels.exchange(*state, gram.slack, settings.limit)
+        kernels.lloyd(*state, gram.slack, limit)
+        if exchange and clusters > 1:
+            kernels.exchange(*state, gram.slack, limit)
         cost = kernels.cost(gram.diagonal, gram.weights, squares, masses)
         if cost < lowest - count * gram.slack:  # restarts that meet in one optimum: the first, whatever the rounding
             lowest, best = cost, labels
     return best
 
 
-def seeded_labels(gram: Gram, clusters: int, seed: int) -> np.ndarray:
-    """Return the labels int64 [N] of the nearest centre after greedy k-means++ alone."""
+def seeded_labels(gram: Gram, clusters: int, seed: int, restarts: int = 1) -> np.ndarray:
+    """Return the labels int64 [R, N] of the nearest centre after greedy k-means++ alone, one row a restart.
+
+    The draws of fewer restarts are the first of more.
+    """
     from .gram_kernels import seed_greedy
 
-    labels = np.zeros(len(gram.diagonal), dtype=np.int64)
-    seed_greedy(gram.matrix, gram.diagonal, gram.weights, uniform_draws(clusters, seed, 1)[0], labels)
-    return labels
-
-
-def uniform_draws(clusters: int, seed: int, restarts: int) -> np.ndarray:
-    """The draws of greedy k-means++, float64 [R, K, L] in [0, 1); those of fewer restarts are the first of more."""
     candidates = 2 + int(math.log(clusters))  # per centre, as scikit-learn's greedy k-means++
-    return numpy_rng("quantize", seed, clusters).random((restarts, clusters, candidates))
-
-
-def squared_distances(gram: Gram, labels: np.ndarray, clusters: int) -> np.ndarray:
-    """Squared distance float64 [N] of each point to its centroid; points of weight zero join the nearest."""
-    from .gram_kernels import settle
-
-    return settle(gram.matrix, gram.diagonal, gram.weights, labels, clusters)
-
-
-def voronoi_codebook(gram: Gram, labels: np.ndarray, distances: np.ndarray, clusters: int) -> Codebook:
-    """Make the codebook of a partition: means of the cells, their masses and mean squared distance."""
-    cells = torch.from_numpy(labels)
-    weights = torch.from_numpy(gram.weights)
-    even = bool((weights == weights[0]).all())
-    centroids = gram.means(slice(None), cells, None if even else weights, clusters)
-    book = codebook_of(centroids, cells, torch.from_numpy(distances), weights)
-    if gram.norms is None:
-        return book
-    return replace(book, distortion=gram.distortion(centroids, centroids, book.masses))
+    draws = numpy_rng("quantize", seed, clusters).random((restarts, clusters, candidates))
+    labels = np.zeros((restarts, len(gram.diagonal)), dtype=np.int64)
+    for uniforms, row in zip(draws, labels, strict=True):
+        seed_greedy(gram.matrix, gram.diagonal, gram.weights, uniforms, row)
+    return labels

@@ -1,12 +1,12 @@
 """A Gram matrix from products of 8-bit integers: exact, of samples that are rounded to 14 bits.
 
-Processors with AVX-512 VNNI multiply bytes six times as fast as BLAS multiplies float32, and without any
-rounding. Each block of columns is rounded to whole multiples v of the block's step, |v| <= 8127, and v is split
-into two digits, v = 128 h + l. The three symmetric products h h', l l' and (h + l)(h + l)' give all inner products of
-the rounded samples exactly (Karatsuba & Ofman 1962), in half the time of a float32 product.
+Processors with AVX-512 VNNI multiply bytes six times as fast as BLAS multiplies float32, and without any rounding. Each
+block of columns is rounded to whole multiples v of the block's step, |v| <= 8127, and v is split into two digits, v =
+128 h + l. The three symmetric products h h', l l' and (h + l)(h + l)' give all inner products of the rounded samples
+exactly (Karatsuba & Ofman 1962), in half the time of a float32 product.
 
-What is optimised is thus the class with each sample moved by at most r, r^2 = sum over columns of (step / 2)^2. By
-the triangle inequality its W2 to any codebook differs by at most the root mean square of these moves. Rounding changes
+What is optimised is thus the class with each sample moved by at most r, r^2 = sum over columns of (step / 2)^2. By the
+triangle inequality its W2 to any codebook differs by at most the root mean square of these moves. Rounding changes
 which of two centroids is nearer to a sample only where both are about equally near. After Hartigan's exchange none are:
 the squared distance to any other centroid is larger than that to the own one by a share of 1/m + 1/m' at least, with m
 and m' the numbers of samples in the two cells. So the assignment is Lloyd's for the samples as they are, too.
@@ -53,29 +53,25 @@ def multiplies_bytes() -> bool:
 def rounded_gram(points: Tensor, centre: Tensor) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Return the inner products of the rounded ``points`` [N, d] less ``centre`` float32 [d].
 
-    Returns:
-        The products float64 [N, N], the squared norms float64 [N] before rounding, and r^2, what rounding can move a
-        sample by at most, squared. None where a value is not finite, or float32 cannot hold its square.
+    These are the products float64 [N, N], the squared norms float64 [N] before rounding, and r^2, what rounding can
+    move a sample by at most, squared. None where a value is not finite, or float32 cannot hold its square.
     """
     from .int8_gram_kernels import add_products, reflect, split_digits
 
     count, dimensions = points.shape
-    matrix = np.zeros((count, count))
-    norms = np.zeros(count)
-    radius = 0.0
+    matrix, norms, radius = np.zeros((count, count)), np.zeros(count), 0.0
     buffers = torch.empty(3, count * min(dimensions, _COLUMNS), dtype=torch.int8)
-    for columns, block in centred_blocks(points, centre, _COLUMNS):
+    for _, block in centred_blocks(points, centre, _COLUMNS):
         lowest, highest = block.aminmax()
         largest = max(-float(lowest), float(highest))
         if largest == 0.0:
             continue
         if not 1e-15 < largest < 1e15:
             return None
-        width = columns.stop - columns.start
-        digits = buffers[:, : count * width].view(3, count, width)
+        digits = buffers[:, : block.numel()].view(3, *block.shape)
         split_digits(block.numpy(), np.float32(_LARGEST / largest), *digits.numpy(), norms)
         step = largest / _LARGEST
-        radius += width * step**2 / 4
+        radius += block.shape[1] * step**2 / 4
         for top in range(0, count, _ROWS):
             products = [torch._int_mm(part[top : top + _ROWS], part[top:].T).numpy() for part in digits]
             add_products(*products, top, step**2, matrix)

@@ -30,11 +30,9 @@ def split_digits(block, inverse, high, low, both, norms):
 
 @compiled
 def add_products(high, low, both, top, unit, matrix):
-    """Add ``unit`` times the integers' inner products to the rows of ``matrix`` [N, N] from ``top`` on, from column
-    ``top`` on.
+    """Add ``unit`` times the integers' inner products to ``matrix`` [N, N] from row and column ``top`` on.
 
-    The arguments are the int32 products of the digits; both^2 = high^2 + 2 high low + low^2 (Karatsuba) saves the
-    product of high and low.
+    Takes the digits' int32 products; both^2 = high^2 + 2 high low + low^2 (Karatsuba) saves that of high and low.
     """
     rows, columns = high.shape
     for i in range(rows):

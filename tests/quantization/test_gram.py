@@ -9,7 +9,7 @@ from quantization_reference import best_single_move, cost, distances
 
 from ddoq_plugin.quantization import quantize, quantize_many
 from ddoq_plugin.quantization.gram import gram_matrix
-from ddoq_plugin.quantization.gram_codebooks import Settings, seeded_labels, voronoi
+from ddoq_plugin.quantization.gram_codebooks import seeded_labels, voronoi
 from ddoq_plugin.quantization.gram_kernels import cell_squares, cell_sums, exchange, lloyd
 from ddoq_plugin.quantization.gram_kernels import cost as gram_cost
 
@@ -28,7 +28,7 @@ problems = st.builds(
 def state(points, weights, clusters, seed=0):
     """A Gram matrix, seeded labels and the arrays of ``lloyd``."""
     gram = gram_matrix(torch.from_numpy(points), torch.from_numpy(weights / weights.mean()), None)
-    labels = seeded_labels(gram, clusters, seed)
+    labels = seeded_labels(gram, clusters, seed)[0]
     arrays = [np.empty((clusters, len(points))), np.empty(clusters), np.empty(clusters), np.empty(clusters, np.int64)]
     return gram, labels, arrays
 
@@ -111,7 +111,7 @@ def test_restarts_and_exchange_only_help():
     plain = quantize(points, 12, restarts=1, exchange=False).distortion
     assert quantize(points, 12, restarts=1).distortion <= plain
     assert quantize(points, 12, restarts=6, exchange=False).distortion <= plain
-    one, two = (voronoi(gram, 12, seed, Settings(restarts=1)) for seed in (0, 0))
+    one, two = (voronoi(gram, 12, seed, restarts=1) for seed in (0, 0))
     assert np.array_equal(one, two)
 
 
