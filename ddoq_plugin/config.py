@@ -6,7 +6,6 @@ keys of another config; ``protocol: {extends: hard_short, steps: 300}`` changes 
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +35,32 @@ def name_only(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _seed_list(value: Any) -> Any:
+    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _is_protocol(value: Any) -> Any:
+    if not isinstance(value, (str, dict)):
+        raise ValueError("a protocol is a name, a YAML file or a mapping (extends: and the keys that differ)")
+    return value
+
+
+def _share_of_gpus(value: float | None) -> float | None:
+    if value is not None and value > 1 and value != int(value):
+        raise ValueError("a share of one GPU, or a whole number of GPUs")
+    return value
+
+
+STAGES = ("encode", "quantise", "generate", "label", "train")
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Gpus = Annotated[float, Field(ge=0), AfterValidator(_share_of_gpus)]
+Named = BeforeValidator(name_only)
+Listed = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+ProtocolConfig = Annotated[Any, AfterValidator(_is_protocol)]
+"""A protocol's name, its YAML file, or a mapping of its keys, those of ``extends`` where they are left out."""
+
+
 class DatasetConfig(_Named):
     """``name`` of a registered dataset and its options (path, root, image_size, ...)."""
 
@@ -60,16 +85,6 @@ class MethodConfig(_Named):
     clusters: list[int | Literal["ipc"]] | None = None
 
 
-def _is_protocol(value: Any) -> Any:
-    if not isinstance(value, (str, dict)):
-        raise ValueError("a protocol is a name, a YAML file or a mapping (extends: and the keys that differ)")
-    return value
-
-
-ProtocolConfig = Annotated[Any, AfterValidator(_is_protocol)]
-"""A protocol's name, its YAML file, or a mapping of its keys, those of ``extends`` where they are left out."""
-
-
 class TeacherConfig(_Schema):
     """The network that gives soft labels: trained once on the training split, or read from ``weights``.
 
@@ -81,17 +96,6 @@ class TeacherConfig(_Schema):
     protocol: ProtocolConfig = "teacher_short"
     weights: str | None = None
     seed: int = 0
-
-
-def _share_of_gpus(value: float | None) -> float | None:
-    if value is not None and value > 1 and value != int(value):
-        raise ValueError("a share of one GPU, or a whole number of GPUs")
-    return value
-
-
-Positive = Annotated[float, Field(gt=0)]
-Gpus = Annotated[float, Field(ge=0), AfterValidator(_share_of_gpus)]
-STAGES = ("encode", "quantise", "generate", "label", "train")
 
 
 class StageResources(_Schema):
@@ -122,7 +126,7 @@ class ResourcesConfig(_Schema):
     cpus: Positive = 1
     gpus: Gpus = 0
     memory_gb: Positive | None = None
-    max_concurrent: int | None = Field(None, ge=1)
+    max_concurrent: Count | None = None
     device: str = "auto"
     stages: StagesConfig = StagesConfig()
 
@@ -132,25 +136,17 @@ class ResourcesConfig(_Schema):
         return StageResources(**{"cpus": self.cpus, "gpus": self.gpus, "memory_gb": self.memory_gb} | own)
 
 
-def _seed_list(value: Any) -> Any:
-    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _as_list(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
-
-
 class SweepConfig(_Schema):
     """One comparison: everything that its numbers depend on."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     notes: str = ""
-    dataset: Annotated[DatasetConfig, BeforeValidator(name_only)]
-    prior: Annotated[PriorConfig, BeforeValidator(name_only)] | None = None
-    methods: list[Annotated[MethodConfig, BeforeValidator(name_only)]] = Field(min_length=1)
-    ipc: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_as_list)] = Field(min_length=1)
-    clusters: Annotated[list[Annotated[int, Field(ge=1)] | Literal["ipc"]], BeforeValidator(_as_list)] = ["ipc"]
-    students: Annotated[list[str], BeforeValidator(_as_list)] = Field(min_length=1)
+    dataset: Annotated[DatasetConfig, Named]
+    prior: Annotated[PriorConfig, Named] | None = None
+    methods: list[Annotated[MethodConfig, Named]] = Field(min_length=1)
+    ipc: Annotated[list[Count], Listed] = Field(min_length=1)
+    clusters: Annotated[list[Count | Literal["ipc"]], Listed] = ["ipc"]
+    students: Annotated[list[str], Listed] = Field(min_length=1)
     teacher: TeacherConfig | None = None
     protocol: ProtocolConfig
     seeds: Annotated[list[int], BeforeValidator(_seed_list)] = Field(min_length=1)
@@ -202,7 +198,7 @@ def config_layers(source: str | Path) -> Layers:
 
 def packaged_configs() -> list[Path]:
     """Return the YAML files of ``benchmark_configs``: inside the package in a wheel, beside it in a checkout."""
-    package = Path(str(resources.files(__package__)))
-    folder = package / "benchmark_configs"
-    folder = folder if folder.is_dir() else package.parent / "benchmark_configs"
+    package = Path(__file__).parent
+    inside = package / "benchmark_configs"
+    folder = inside if inside.is_dir() else package.parent / "benchmark_configs"
     return sorted(folder.glob("*.yaml"))

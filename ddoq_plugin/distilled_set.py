@@ -72,7 +72,7 @@ class DistilledSet:
             parts = [to_uint8(self.preprocessing.undo(part)) for part in self.floats.split(PREVIEW_BATCH)]
             object.__setattr__(self, "images", torch.cat(parts))
         _check(self)
-        _check_extras(self)
+        _check_form(self)
 
     @property
     def num_classes(self) -> int:
@@ -114,18 +114,16 @@ class DistilledSet:
         return (hash_key([tensors, more]) if more else tensors)[:20]  # that of the tensors alone for plain sets
 
     def save(self, folder: str | Path, store: Store | None = None) -> Path:
-        """Write the set into ``folder`` (made if needed; it must not hold another set) and return it.
-
-        ``store`` keeps the images and their PNGs once for all sets that have them; the folder holds hard links to them.
-        """
+        """Write the set into ``folder`` (made if needed; it must not hold another set) and return it. ``store`` keeps
+        the images and their PNGs once for all sets that have them; the folder holds hard links to them."""
         folder = Path(folder)
         if (folder / TENSORS).exists() or (folder / "train").exists():
             raise DataError(f"{folder} already holds a distilled set; give a new folder or remove the old one")
         if store is None:
             write_images(folder, self)
         else:
-            key = {"image_hash": self.image_hash, "class_names": self.class_names}
-            key["code"] = code_hash("ddoq_plugin.set_folder")
+            code = code_hash("ddoq_plugin.set_folder")
+            key = {"image_hash": self.image_hash, "class_names": self.class_names, "code": code}
             if self.floats is not None:
                 key["preview"] = hash_tensors(self.images)
             link_files(store.get("set_images", key, lambda target: write_images(target, self)), folder)
@@ -146,25 +144,20 @@ class DistilledSet:
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; give the folder of a distilled set or of class folders")
         exact = (folder / TENSORS).exists()
-        made = cls._load_exact(folder, verified) if exact else cls(**read_images(folder, class_names))
-        if class_names is not None and list(class_names) != list(made.class_names):
-            raise DataError(
-                f"the classes of {folder} ({few(made.class_names)}) are not those of the dataset "
-                f"({few(class_names)}), in that order; evaluate the set on the dataset it was made from"
-            )
-        return made
-
-    @classmethod
-    def _load_exact(cls, folder: Path, verified: bool) -> DistilledSet:
-        fields, about = read_exact(folder)
+        fields, about = read_exact(folder) if exact else (read_images(folder, class_names), {})
         try:
             made = cls(**fields)
         except TypeError as problem:
             raise DataError(f"the distilled set {folder} is damaged ({problem}); distil it again") from problem
         if verified and "image_hash" in about:
             vars(made).update(hash=about["hash"], image_hash=about["image_hash"])  # as the cached properties would
-        if made.hash != about.get("hash"):
+        if exact and made.hash != about.get("hash"):
             raise DataError(f"the tensors of {folder} do not match the hash in its {PROVENANCE}; distil it again")
+        if class_names is not None and list(class_names) != list(made.class_names):
+            raise DataError(
+                f"the classes of {folder} ({few(made.class_names)}) are not those of the dataset "
+                f"({few(class_names)}), in that order; evaluate the set on the dataset it was made from"
+            )
         return made
 
 
@@ -176,21 +169,17 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 def _check(made: DistilledSet) -> None:
     import torch
 
-    n = len(made.labels)
-    if made.images.dtype != torch.uint8 or made.images.ndim != 4 or made.images.shape[:2] != (n, 3):
-        raise DataError(
-            f"a distilled set needs uint8 images of shape [{n}, 3, H, W], one a label; "
-            f"got {made.images.dtype} of shape {list(made.images.shape)}"
-        )
+    n, images = len(made.labels), made.images
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[:2] != (n, 3):
+        got = f"got {images.dtype} of shape {list(images.shape)}"
+        raise DataError(f"a distilled set needs uint8 images of shape [{n}, 3, H, W], one a label; {got}")
     if made.labels.dtype != torch.int64 or made.labels.ndim != 1:
         raise DataError(f"a distilled set needs int64 labels of one dimension; got {made.labels.dtype}")
     counts = made.labels.bincount(minlength=made.num_classes) if n and made.labels.min() >= 0 else torch.zeros(1)
     if len(counts) != made.num_classes or (counts == 0).any():
         missing = [name for name, count in zip(made.class_names, counts.tolist(), strict=False) if count == 0]
-        raise DataError(
-            f"a distilled set needs images of every class and of no other; {few(missing) or 'some labels'} "
-            f"{'have no image' if missing else 'are outside the class names'}"
-        )
+        said = f"{few(missing)} have no image" if missing else "some labels are outside the class names"
+        raise DataError(f"a distilled set needs images of every class and of no other; {said}")
     if (made.labels.diff() < 0).any():
         raise DataError("a distilled set is ordered by class; sort the images by label")
     weights = made.weights
@@ -199,10 +188,8 @@ def _check(made: DistilledSet) -> None:
     means = torch.zeros(made.num_classes, dtype=torch.float64).index_add_(0, made.labels, weights.double()) / counts
     worst = int((means - 1).abs().argmax())
     if abs(float(means[worst]) - 1) > 1e-4:
-        raise DataError(
-            f"weights must have mean 1 within each class; class {made.class_names[worst]!r} has "
-            f"{float(means[worst]):.4g}: divide its weights by that"
-        )
+        found = f"class {made.class_names[worst]!r} has {float(means[worst]):.4g}"
+        raise DataError(f"weights must have mean 1 within each class; {found}: divide its weights by that")
     if made.target_kind not in TARGET_KINDS:
         raise DataError(f"there is no target_kind {made.target_kind!r}; use {' or '.join(map(repr, TARGET_KINDS))}")
     shape, targets = (n, made.num_classes), made.targets
@@ -218,9 +205,8 @@ def _check_floats(made: DistilledSet, floats: torch.Tensor) -> None:
 
     n = len(made.labels)
     if floats.dtype != torch.float32 or floats.ndim != 4 or floats.shape[:2] != (n, 3):
-        raise DataError(
-            f"floats must be float32 of shape [{n}, 3, H, W], one a label; got {floats.dtype} {list(floats.shape)}"
-        )
+        got = f"got {floats.dtype} {list(floats.shape)}"
+        raise DataError(f"floats must be float32 of shape [{n}, 3, H, W], one a label; {got}")
     if not all(torch.isfinite(part).all() for part in floats.split(PREVIEW_BATCH)):
         raise DataError("floats must be finite; the method diverged or its preprocessing is broken")
     if made.images is not None and made.images.shape != floats.shape:
@@ -231,9 +217,7 @@ def _check_floats(made: DistilledSet, floats: torch.Tensor) -> None:
     made.preprocessing.check_size(floats.shape)
 
 
-def _check_extras(made: DistilledSet) -> None:
-    import torch
-
+def _check_form(made: DistilledSet) -> None:
     height, width = made.images.shape[-2:]
     made.preprocessing.check_size(made.images.shape)
     if made.mosaic not in (1, 2):
@@ -247,7 +231,7 @@ def _check_extras(made: DistilledSet) -> None:
         raise DataError(f"learning_rate must be a positive finite number or None, not {rate!r}")
     stage = made.stage
     if stage is not None:
-        if stage.dtype != torch.int64 or stage.shape != made.labels.shape:
+        if stage.dtype != made.labels.dtype or stage.shape != made.labels.shape:
             raise DataError(f"stage must be int64 and one an image; got {stage.dtype} of shape {list(stage.shape)}")
         if stage.unique().tolist() != list(range(int(stage.max()) + 1)):
             raise DataError("stages are numbered 0, 1, ... without a gap; number those of the set so")

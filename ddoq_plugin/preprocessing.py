@@ -44,10 +44,8 @@ class Preprocessing:
         wanted = {"none": {}, "standardised": {"mean": (3,), "std": (3,)}, "zca": {"mean": (d,), "matrix": (d, d)}}
         given = {name: tuple(tensor.shape) for name, tensor in self.tensors().items()}
         if given != wanted[self.kind] or self.kind == "zca" and d is not None and d % 3:
-            raise DataError(
-                f"preprocessing 'none' has no tensors, 'standardised' mean [3] and std [3], 'zca' mean [D] and matrix "
-                f"[D, D] with D = 3 * H * W; {self.kind!r} was given {given}"
-            )
+            rule = "'standardised' mean [3] and std [3], 'zca' mean [D] and matrix [D, D] with D = 3 * H * W"
+            raise DataError(f"preprocessing 'none' has no tensors, {rule}; {self.kind!r} was given {given}")
         for name, tensor in self.tensors().items():
             if not (tensor.is_floating_point() and tensor.isfinite().all()) or (name == "std" and (tensor <= 0).any()):
                 raise DataError(f"the preprocessing's {name} must be finite floats (std above 0); fit it again")
@@ -82,9 +80,7 @@ class Preprocessing:
 
     def apply(self, images: torch.Tensor) -> torch.Tensor:
         """Return float32 ``[n, 3, H, W]`` in this space, of ``images`` uint8 or float in [0, 1]; differentiable."""
-        import torch
-
-        pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+        pixels = images if images.is_floating_point() else images.float() / 255
         if self.kind == "standardised":
             mean, std = self._channels(pixels)
             return (pixels - mean) / std
@@ -121,10 +117,8 @@ class Preprocessing:
         """Raise DataError unless images of ``shape`` (..., H, W) fit the matrix of a ZCA."""
         height, width = shape[-2:]
         if self.kind == "zca" and self.mean.numel() != 3 * height * width:
-            raise DataError(
-                f"the ZCA matrix is for {self.mean.numel()} values an image, and images of {height}x{width} px "
-                f"have {3 * height * width}; fit it on images of that size"
-            )
+            images = f"images of {height}x{width} px have {3 * height * width}; fit it on images of that size"
+            raise DataError(f"the ZCA matrix is for {self.mean.numel()} values an image, and {images}")
 
     def to(self, device: str | torch.device) -> Preprocessing:
         """Return it with its tensors on ``device``."""
@@ -149,9 +143,7 @@ class Preprocessing:
 
     @cached_property
     def _inverse(self) -> torch.Tensor:
-        import torch
-
-        return torch.linalg.inv(self.matrix.double()).float()
+        return self.matrix.double().inverse().float()
 
 
 PIXELS = Preprocessing()

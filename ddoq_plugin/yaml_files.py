@@ -17,7 +17,6 @@ from pydantic import BaseModel, ValidationError
 from .errors import ConfigError, explain, first_mistake, nearest
 
 EXTENDS = "extends"
-Merge = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,9 @@ class Layers:
         return f"{path}:{[node.start_mark.line, *_lines(location, node)][-1] + 1}"
 
 
-def read_layers(path: Path, packaged: Mapping[str, Path], merge: Merge | None = None, seen: tuple = ()) -> Layers:
+def read_layers(path: Path, packaged: Mapping[str, Path], merge: Callable | None = None, seen: tuple = ()) -> Layers:
     """Read a YAML file and what it extends; ``merge(base, own)`` joins two contents (default: :func:`merged`).
-
-    Raises ConfigError, with file and line, for what is no YAML, an unknown base and a circle of bases.
-    """
+    ConfigError, with file and line, for what is no YAML, an unknown base and a circle of bases."""
     content, node = _read(path)
     if EXTENDS not in content:
         return Layers(content, ((path, node),))
@@ -127,8 +124,7 @@ def _read(path: Path) -> tuple[dict[str, Any], yaml.Node]:
         raise ConfigError(f"{where}: not valid YAML ({getattr(problem, 'problem', problem)})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: the file must be a mapping of keys; see the packaged files for them")
-    double = _double_key(node)
-    if double is not None:
+    for double in _double_keys(node):
         raise ConfigError(f"{path}:{double.start_mark.line + 1}: the key {double.value!r} is given twice; remove one")
     return content, node
 
@@ -141,28 +137,22 @@ def _opened(key: str, value: Any) -> Any:
 def _lines(location: list[str | int], node: yaml.Node) -> Iterator[int]:
     """Yield the line, from 0, of each part of ``location``, as far as they stand in the file."""
     for part in location:
-        pairs: list[tuple[yaml.Node, yaml.Node]] = []
         if isinstance(node, yaml.MappingNode):
-            pairs = [(key, value) for key, value in node.value if key.value == str(part)]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            pairs = [(value, value) for value in node.value[part : part + 1]]
-        if not pairs:
+            found = next((pair for pair in node.value if pair[0].value == str(part)), None)
+        else:
+            inside = isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+            found = (node.value[part], node.value[part]) if inside else None
+        if found is None:
             return
-        key, node = pairs[0]
+        key, node = found
         yield key.start_mark.line
 
 
-def _double_key(node: yaml.Node | None) -> yaml.Node | None:
-    """Return the first mapping key that stands twice (YAML would silently take the last)."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                return key
-            seen.add(key.value)
-            inner = _double_key(value)
-            if inner is not None:
-                return inner
-    if isinstance(node, yaml.SequenceNode):
-        return next((found for found in map(_double_key, node.value) if found is not None), None)
-    return None
+def _double_keys(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Yield the mapping keys that stand twice (YAML would silently take the last)."""
+    seen = set()
+    for part in node.value if isinstance(node, yaml.CollectionNode) else ():
+        *keys, value = part if isinstance(part, tuple) else (part,)
+        yield from (key for key in keys if key.value in seen)
+        seen |= {key.value for key in keys}
+        yield from _double_keys(value)
