@@ -124,7 +124,7 @@ class Estimate:
         roots = self.declared.roots
         specs = {roots[spec.title].address: spec for spec in self.grid.sets if spec.title in roots}
         for work in left:
-            effort, same, again = work.effort, work.address, False
+            effort, again = work.effort, False
             if kind == "sets":
                 spec = specs[work.address]
                 rate = self.measured.own(spec.distiller()) if effort.images else None

@@ -81,7 +81,8 @@ def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gp
     if config is None or config.name == "pixel":
         size = (config.options().get("image_size") if config else None) or image_size
         return PriorCard(config.name if config else "none", size, (3, size, size), 0, 0, 0, 0, "float32")
-    dtype, asked = config.options().get("dtype") or ("float16" if gpu else "float32"), config.options().get("image_size")
+    options = config.options()
+    dtype, asked = options.get("dtype") or ("float16" if gpu else "float32"), options.get("image_size")
     precision: Precision = "half" if str(dtype) in HALF else "float32"
     if config.train is not None:
         return _of_recipe(config.train, image_size, classes, precision)
@@ -98,8 +99,11 @@ def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gp
     scale = (size / facts.image_size) ** 2  # attention grows faster; a size that is not the published one is rare
     channels, height, _ = facts.latent_shape
     side = round(height * size / facts.image_size)
-    flops = (round(one * scale) for one in (facts.forward_flops, facts.encode_flops, facts.decode_flops))
-    return PriorCard(name, size, (channels, side, side), *flops, round(facts.weights_gb[str(dtype)] * 1e9), precision)
+    forward, encode, decode = (
+        round(one * scale) for one in (facts.forward_flops, facts.encode_flops, facts.decode_flops)
+    )
+    weights = round(facts.weights_gb[str(dtype)] * 1e9)
+    return PriorCard(name, size, (channels, side, side), forward, encode, decode, weights, precision)
 
 
 def published_name(config: PriorConfig) -> str | None:
@@ -212,7 +216,9 @@ def _counted(
             forward = count_flops(denoiser, latents, timestep=time, **text)
     encode, decode = count_flops(autoencoder.encoder, images), count_flops(autoencoder.decoder, latents)
     numbers = sum(parameter.numel() for network in networks for parameter in network.parameters())
-    return PriorCard(label, size, shape, forward, encode, decode, numbers * (2 if precision == "half" else 4), precision)
+    return PriorCard(
+        label, size, shape, forward, encode, decode, numbers * (2 if precision == "half" else 4), precision
+    )
 
 
 def _built(settings: dict[str, Any]) -> Any:

@@ -102,12 +102,13 @@ def quantize_many(
     points = as_matrix(latents, name)
     shares = as_weights(weights, points, name)
     check_clusters(clusters, points, shares, name)
+    samples, dimensions = points.shape
     found: dict[tuple[int, int], Codebook] = {}
     in_gram_domain = []
     for key in itertools.product(dict.fromkeys(map(int, clusters)), dict.fromkeys(map(int, seeds))):
         if streams:
             found[key] = streamed_codebook(points, *key, batch_size, method == "d4m", name)
-        elif method != "lloyd" and (method == "gram" or balanced or gram_pays(*points.shape, key[0], restarts)):
+        elif method != "lloyd" and (method == "gram" or balanced or gram_pays(samples, dimensions, key[0], restarts)):
             in_gram_domain.append(key)
         else:
             found[key] = lloyd_codebook(points, shares, *key, max_iterations, name)

@@ -45,15 +45,19 @@ def full_precision() -> Iterator[None]:
     TF32 has 10 bits of mantissa: squared distances would be wrong by 1e-3 of the squared norms, and a codebook's
     distortion with them. Usable as a decorator.
     """
-    parts: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    name, exact = "fp32_precision", "ieee"
-    if not hasattr(parts[0], name):  # before torch 2.9
-        parts, name, exact = parts[:1], "allow_tf32", False
-    kept = [getattr(part, name) for part in parts]
+    kept = [(part, name, getattr(part, name)) for part, name, _ in _switches()]
     try:
-        for part in parts:
+        for part, name, exact in _switches():
             setattr(part, name, exact)
         yield
     finally:
-        for part, value in zip(parts, kept, strict=True):
+        for part, name, value in kept:
             setattr(part, name, value)
+
+
+def _switches() -> list[tuple[object, str, object]]:
+    cuda = torch.backends.cuda.matmul
+    if not hasattr(cuda, "fp32_precision"):  # before torch 2.9
+        return [(cuda, "allow_tf32", False)]
+    onednn: Any = torch.backends.mkldnn
+    return [(cuda, "fp32_precision", "ieee"), (onednn.matmul, "fp32_precision", "ieee")]

@@ -60,10 +60,10 @@ def sweep(
     Raises a DDOQError before any work where the config, the data or a method cannot do what is asked.
     """
     if not isinstance(config, SweepConfig):
-        config = load_config(config, overrides)
-    elif overrides:
-        config = valid(SweepConfig, {**config.model_dump(), **overrides})
-    config = resolved(config)
+        given = load_config(config, overrides)
+    else:
+        given = valid(SweepConfig, {**config.model_dump(), **overrides}) if overrides else config
+    config = resolved(given)
     session = SweepSession(config, progress=progress)
     if address is None:
         pick_device(config.resources.device)  # raises where this machine has no such device

@@ -58,7 +58,7 @@ def train_prior(session: SweepSession, _: None) -> None:
 
 
 def train_teacher(session: SweepSession, _: None) -> None:
-    _ = session.evaluator.teacher
+    _made: object = session.evaluator.teacher
 
 
 def make_work(session: SweepSession, wanted: Sequence[tuple[SetSpec, Address]]) -> None:
