@@ -147,7 +147,7 @@ class StreamingQuantizer:
         self._centre = batch.to(working_dtype(batch)).mean(dim=0)
         if self.published:
             gram = gram_matrix(batch.cpu(), None, self.name)
-            labels = torch.from_numpy(seeded_labels(gram, self.clusters, self.seed)).to(batch.device)
+            labels = torch.from_numpy(seeded_labels(gram, self.clusters, self.seed)[0]).to(batch.device)
             counts = torch.bincount(labels, minlength=self.clusters)
             rows = batch.to(self._centre.dtype) - self._centre
             self._codes = cell_sums(labels, rows, self.clusters) / counts[:, None] + self._centre
