@@ -1,9 +1,6 @@
 """DDOQ, dataset distillation by optimal quantisation, beside its baselines: distil, train students, compare.
 
-The public names are imported on first use, so that importing the package costs next to nothing.
-"""
-
-from __future__ import annotations
+The public names are imported on first use, so that importing the package costs next to nothing."""
 
 from typing import TYPE_CHECKING
 

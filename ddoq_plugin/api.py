@@ -46,8 +46,7 @@ def distill(
 
     ``dataset`` and ``prior`` are names or mappings as in a sweep's YAML (``{"name": "dit", "path": folder}``);
     ``settings`` are the method's own. ``store`` keeps latents, codebooks, images and a trained prior. Raises a
-    DDOQError where anything does not fit, before expensive work.
-    """
+    DDOQError where anything does not fit, before expensive work."""
     from .distiller import DistillContext, make_distiller
     from .distiller.dry_run import DryRunContext
     from .priors.source import PriorSource
@@ -83,8 +82,7 @@ def evaluate(
     mapping of keys (``{"extends": "hard_short", "steps": 300}``); ``teacher`` a student's name or a mapping as in a
     sweep's YAML. The columns are those of a sweep's rows (``docs/columns.md``). Accuracies are percent: ``top1`` and
     ``top5`` on test, ``val_top1`` on validation. Raises a DDOQError where anything does not fit, and warns where a set
-    says that it was made from another form of the dataset.
-    """
+    says that it was made from another form of the dataset."""
     from .evaluation import load_protocol
     from .evaluation.evaluator import Evaluator
     from .priors.base import pick_device

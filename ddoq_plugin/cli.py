@@ -1,9 +1,6 @@
 """``ddoq``: list, show, train a prior, distil, evaluate, plan, sweep, verify, report.
 
-Everything heavy is imported by the command that needs it, so that ``--help`` answers at once.
-"""
-
-from __future__ import annotations
+Everything heavy is imported by the command that needs it, so that ``--help`` answers at once."""
 
 import sys
 from pathlib import Path

@@ -1,10 +1,7 @@
 """The YAML schema of a sweep; ``benchmark_configs/quickstart.yaml`` is an example.
 
 A list where a method's setting is a single value is varied by the sweep. ``extends: quickstart`` (or a file) takes the
-keys of another config; ``protocol: {extends: hard_short, steps: 300}`` changes a protocol in its place.
-"""
-
-from __future__ import annotations
+keys of another config; ``protocol: {extends: hard_short, steps: 300}`` changes a protocol in its place."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -89,8 +86,7 @@ class TeacherConfig(_Schema):
     """The network that gives soft labels: trained once on the training split, or read from ``weights``.
 
     ``weights`` is a file with a state dict of the architecture ``student`` for the dataset's classes in order, trained
-    on ImageNet-normalised images; then ``protocol`` and ``seed`` say nothing.
-    """
+    on ImageNet-normalised images; then ``protocol`` and ``seed`` say nothing."""
 
     student: str
     protocol: ProtocolConfig = "teacher_short"

@@ -6,8 +6,7 @@ the diffusion prior, and train students on the weighted images,
     min over theta of  sum_k w_k loss(x_k, y_k; theta).
 
 The masses are the shares of the class's samples in the Voronoi cells. Of all weights on these points they bring the
-points nearest to the class in Wasserstein-2 distance. D4M is the same with equal weights.
-"""
+points nearest to the class in Wasserstein-2 distance. D4M is the same with equal weights."""
 
 from __future__ import annotations
 
@@ -39,8 +38,7 @@ class DDOQConfig(CodebookOptions, DistillerConfig):
     public re-implementation takes the square root, and so does the default.
     strength: the time to which a centroid is noised, 0 (decode only) to 1; steps: of the full schedule, of which
     ``strength * steps`` run. The defaults 0.7, 8 and 50 are D4M's (its code and Section 2 of DDOQ: "the same model").
-    scheduler: a diffusers scheduler's class name; None: the prior's own.
-    """
+    scheduler: a diffusers scheduler's class name; None: the prior's own."""
 
     share: Literal["equal", "proportional"] = "equal"
     requantise: Literal["masses", "equal"] = "masses"

@@ -2,8 +2,7 @@
 
 Most sets are uint8 images, rounded once when made: the PNG, the tensors and what is scored are the same bytes. Images
 of another space, or that must not be rounded, are ``floats`` with a ``preprocessing``; the PNGs are then previews.
-A set may be larger than memory: it is written piece by piece and read as a mapped file.
-"""
+A set may be larger than memory: it is written piece by piece and read as a mapped file."""
 
 from __future__ import annotations
 
@@ -42,8 +41,7 @@ class DistilledSet:
     None. stage: int64 ``[n]`` or None, 0 to P - 1 for sets made in P stages. mosaic: 2 where each stored image holds
     four of a quarter of its size; ``len`` and ``ipc`` count stored images.
 
-    Raises DataError where the parts do not fit each other.
-    """
+    Raises DataError where the parts do not fit each other."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -138,8 +136,7 @@ class DistilledSet:
 
         ``class_names`` are the dataset's: the folders are matched to them by name or number, and the labels follow
         their order. The images of a saved set are mapped from its file. ``verified``: its files have just been checked,
-        so they are not read once more for the hash. Raises DataError naming the folder or file and what to do.
-        """
+        so they are not read once more for the hash. Raises DataError naming the folder or file and what to do."""
         folder = Path(folder)
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; give the folder of a distilled set or of class folders")

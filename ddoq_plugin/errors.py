@@ -1,7 +1,6 @@
 """The errors a user can cause. Each message is one sentence that names the thing and the mend.
 
-The command line prints them as ``error: ...`` without a traceback; anything else is a bug and keeps its traceback.
-"""
+The command line prints them as ``error: ...`` without a traceback; anything else is a bug and keeps its traceback."""
 
 from __future__ import annotations
 

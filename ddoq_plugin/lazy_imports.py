@@ -1,7 +1,5 @@
 """Names that a package imports on their first use, so that importing the package loads nothing heavy."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib

@@ -29,8 +29,7 @@ class Preprocessing:
 
     kind ``none``: the identity. ``standardised``: (x - mean) / std, with mean and std float32 ``[3]``. ``zca``:
     (x - mean) @ matrix of the flattened image, with mean float32 ``[D]``, matrix float32 ``[D, D]`` and D = 3 * H * W.
-    Raises DataError where kind and tensors do not fit each other.
-    """
+    Raises DataError where kind and tensors do not fit each other."""
 
     kind: str = "none"
     mean: torch.Tensor = None  # type: ignore[assignment]
@@ -56,8 +55,7 @@ class Preprocessing:
 
         ``eps`` is added to the eigenvalues of the covariance (divided by n - 1) of a ZCA; 0.1 is that of MTT
         (Cazenavette et al. 2022). Memory of a ZCA: all images as floats, twice. Raises DataError for an unknown kind,
-        an eps that is not positive, fewer than two images, or ZCA of images above 64 px.
-        """
+        an eps that is not positive, fewer than two images, or ZCA of images above 64 px."""
         if kind == "standardised":
             return cls(kind, *_channel_statistics(split))
         if kind != "zca":

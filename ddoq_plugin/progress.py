@@ -1,7 +1,5 @@
 """Progress bars on standard error; silent when standard error is not a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator
 from typing import TypeVar
 

@@ -1,8 +1,7 @@
 """What a result row is: every column once, the one function that makes rows, and their files.
 
 A row is one trained student (or one score of a host). Its columns are those of ``COLUMNS``; a name with ``<...>`` is a
-family, whose members depend on the method. ``python -m ddoq_plugin.record`` prints them as ``docs/columns.md``.
-"""
+family, whose members depend on the method. ``python -m ddoq_plugin.record`` prints them as ``docs/columns.md``."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ class Column(NamedTuple):
     """A column, or a family of columns where ``name`` has a part in angle brackets.
 
     dtype: "string", "Int64", "float64", "boolean" (pandas' names), or "value": that of the values. ``required``: a row
-    without it is no row.
-    """
+    without it is no row."""
 
     group: str
     name: str
@@ -175,8 +173,7 @@ def make_row(
 
     ``known``: identity and setting; its ``settings`` are the method's, nested. The provenance of ``made`` gives what
     ``known`` leaves out, its statistics and costs. ``result``: status, accuracies, scores and costs of the training.
-    Raises EvaluationError where a column is not declared or a setting would take another column's name.
-    """
+    Raises EvaluationError where a column is not declared or a setting would take another column's name."""
     given = {"kind": DISTILLED, "status": "done", **({} if made is None else _of_set(made)), **known, **(result or {})}
     settings = {f"set_{name}": value for name, value in _flat(given.pop("settings", None) or {}).items()}
     taken = next((name for name in settings if name in BY_NAME), None)

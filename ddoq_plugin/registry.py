@@ -5,10 +5,7 @@ Entries come from entry points of installed packages, a file given by ``--plugin
 
 An entry whose name ends in ":" is a namespace: it serves every name with that prefix (``timm:NAME``). An entry point
 may name an object (it is registered under the entry point's name) or a list of :class:`Entry`.
-A plugin that cannot be imported is kept as an entry with its error: it is listed, and harms nothing else.
-"""
-
-from __future__ import annotations
+A plugin that cannot be imported is kept as an entry with its error: it is listed, and harms nothing else."""
 
 import hashlib
 import importlib
@@ -176,8 +173,7 @@ def load_plugin(path: str | Path) -> str:
     """Run a plugin file, so that its decorators register, and return the sha256 of its bytes.
 
     A file that fails leaves nothing registered and is noted in ``PLUGIN_FAILURES``; a missing file raises ConfigError.
-    Loading the same file again does nothing; a file that was edited since replaces what it registered.
-    """
+    Loading the same file again does nothing; a file that was edited since replaces what it registered."""
     path = Path(path).resolve()
     if not path.is_file():
         raise ConfigError(f"the plugin file {path} does not exist; give the path of a Python file")

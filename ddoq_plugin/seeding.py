@@ -1,8 +1,7 @@
 """Seeds: every random stream has its own generator, named by what it is for.
 
 ``derive_seed("noise", seed, class_id, index)`` gives the same integer on every machine and in every process, and
-streams with different names are independent; no code touches a library's global generator.
-"""
+streams with different names are independent; no code touches a library's global generator."""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@
     tensors.safetensors          labels, weights and, where there are any, targets (named after their kind) and stages
     provenance.json              class names, where the set comes from, what its PNGs are, hash
 
-Images are written one by one, from where they lie: memory does not grow with their number.
-"""
+Images are written one by one, from where they lie: memory does not grow with their number."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """What ``ddoq list`` and ``ddoq show`` print: the registries, a set, a run, a protocol, a config or a method."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,8 +34,7 @@ def show(what: str, kind: str | None = None, overrides: Mapping[str, Any] | None
     """Return what is known of a set's or run's folder, a protocol, a config (both by name or file) or a method.
 
     ``overrides`` are dotted keys that change a config or protocol first. Raises ConfigError where ``what`` is nothing
-    of these, or of several kinds without ``kind``.
-    """
+    of these, or of several kinds without ``kind``."""
     if kind is not None and kind not in VIEWS:
         raise ConfigError(f"there is no kind {kind!r}{nearest(kind, VIEWS)}; use one of: {', '.join(VIEWS)}")
     kinds = [kind] if kind is not None else _kinds_of(what)

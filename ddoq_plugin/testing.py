@@ -1,8 +1,7 @@
 """The contract of a distiller, as checks that any registered one must pass (as scikit-learn's ``check_estimator``).
 
 A test of your own package calls ``check_distiller("mine")``. It distils small sets from a few digits, with an
-untrained small prior; it says nothing of accuracy.
-"""
+untrained small prior; it says nothing of accuracy."""
 
 from __future__ import annotations
 
@@ -55,8 +54,7 @@ def check_distiller(name: str, *, plugin: str | Path | None = None, **settings: 
     """Raise AssertionError, naming the broken promise, unless the registered distiller ``name`` keeps the contract.
 
     ``plugin`` is the file that registers it where no installed package does; ``settings`` are the method's own, over
-    those that it calls ``quick``.
-    """
+    those that it calls ``quick``."""
     subject = Subject(name, settings, None if plugin is None else str(plugin))
     for check in CHECKS:
         check(subject)

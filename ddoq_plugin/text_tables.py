@@ -1,7 +1,5 @@
 """Tables of texts as Markdown and as columns for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 
 Row = Sequence[str]

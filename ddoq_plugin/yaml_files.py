@@ -1,10 +1,7 @@
 """YAML files that may extend others, and one sentence for each mistake in them.
 
 ``extends:`` names a file, relative to the extending one, or a packaged one. Own keys replace those of the base, and
-mappings are merged key by key. A file that extends another and has no ``name`` is called after itself.
-"""
-
-from __future__ import annotations
+mappings are merged key by key. A file that extends another and has no ``name`` is called after itself."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

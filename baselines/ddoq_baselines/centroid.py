@@ -1,7 +1,5 @@
 """Decoded centroids: the codebook's points straight through the decoder, without any denoising (strength 0)."""
 
-from __future__ import annotations
-
 from ddoq_plugin.ddoq import DDOQ, DDOQConfig
 
 

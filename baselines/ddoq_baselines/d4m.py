@@ -1,10 +1,7 @@
 """D4M (Su et al., CVPR 2024, arXiv 2407.15138; code suduo94/D4M): DDOQ's pipeline with equal weights.
 
 Strength 0.7, guidance scale 8 and 50 steps are its published settings, and DDOQ's defaults. In its code what is left
-over at the end of the pass over the latents is fitted for the last class only; here every class's left-over is.
-"""
-
-from __future__ import annotations
+over at the end of the pass over the latents is fitted for the last class only; here every class's left-over is."""
 
 from ddoq_plugin.ddoq import DDOQ, DDOQConfig
 

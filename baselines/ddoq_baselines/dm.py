@@ -26,8 +26,7 @@ class DMConfig(DistillerConfig):
 
     iterations: image steps, each with a new random network. batch: real images of a class in a step. lr: of SGD, for
     2048 features (the squared distance grows with their number): it is multiplied by 2048 over the network's own.
-    network: any student with a linear last layer. init: from real images or from noise.
-    """
+    network: any student with a linear last layer. init: from real images or from noise."""
 
     iterations: int = Field(20_000, ge=1)
     batch: int = Field(256, ge=1)
@@ -41,8 +40,7 @@ class DM(Distiller):
     """Images that match the mean features of their class under many random networks, which are never trained.
 
     Pixels stay in [0, 1], where the code lets them leave it; real and made images are not augmented. A network with
-    batch normalisation sees one class at a time, where the code shows it all classes together.
-    """
+    batch normalisation sees one class at a time, where the code shows it all classes together."""
 
     name = "dm"
     quick = {"iterations": 3, "batch": 8, "network": "convnet3_w32"}

@@ -26,8 +26,7 @@ class MGD3Config(_Sampler):  # type: ignore[misc,valid-type]
     """Settings of MGD3, beside those of DDOQ's codebook and sampler; the defaults are the paper's.
 
     scale: lambda, the pull to the mode in units of a step's noise. stop: the share of the steps, counted from the last,
-    that run without the pull. weighting: uniform is the paper's; the others weight an image by its mode's mass.
-    """
+    that run without the pull. weighting: uniform is the paper's; the others weight an image by its mode's mass."""
 
     scale: float = Field(0.1, ge=0)
     stop: float = Field(0.5, ge=0, le=1)

@@ -1,7 +1,5 @@
 """bfloat16 inside numba, which has no such type: its bits are the upper half of a float32, held in a uint16."""
 
-from __future__ import annotations
-
 import numpy as np
 from llvmlite import ir
 from numba import types

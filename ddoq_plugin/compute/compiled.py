@@ -1,9 +1,6 @@
 """Compilation of the quantiser's inner loops with numba, cached on disk where that is possible.
 
-Import this module only where a kernel is about to run: it imports numba.
-"""
-
-from __future__ import annotations
+Import this module only where a kernel is about to run: it imports numba."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +16,7 @@ def compiled(function: Callable[..., Any]) -> Any:
 
     Numba writes beside the source or, where that is read-only, to the user's cache folder, atomically, keyed by
     source, processor and version, so that forked and Ray workers share it. Where neither can be written (a read-only
-    container without a home) the kernel is compiled in each process instead.
-    """
+    container without a home) the kernel is compiled in each process instead."""
     options = {"nogil": True, "fastmath": _FASTMATH, "error_model": "numpy"}
     try:
         return njit(cache=True, **options)(function)

@@ -3,10 +3,7 @@
 PyTorch gives such a product to the BLAS it was built with. Its PyPI builds have MKL, which keeps to AVX2 on processors
 that are not Intel's and does half of what they can; oneDNN, which every build has for its convolutions, takes AVX-512
 wherever it is. PyTorch offers oneDNN's product through an operator of its compiler only; where that is missing, or
-takes another form, the layers stay as they are. The same is computed; the last bits differ.
-"""
-
-from __future__ import annotations
+takes another form, the layers stay as they are. The same is computed; the last bits differ."""
 
 import functools
 from collections.abc import Callable
@@ -37,8 +34,7 @@ class OneDnnLinear(nn.Linear):
 def use_onednn(model: nn.Module) -> None:
     """Turn the linear layers of ``model`` into :class:`OneDnnLinear`, where this machine has the means.
 
-    On other devices, in other formats and compiled they are what they were.
-    """
+    On other devices, in other formats and compiled they are what they were."""
     if _product() is None:
         return
     for module in model.modules():

@@ -70,8 +70,7 @@ def load_data(name: str, **options: Any) -> ImageData:
 
     All built-in loaders take ``image_size``, ``val_fraction``, ``classes`` and ``limit_per_class``. Those with files
     take ``root`` or ``path`` (either word), the torchvision sets ``download``. UnknownNameError: no such dataset.
-    DataError: an unknown or missing option, or missing or damaged data.
-    """
+    DataError: an unknown or missing option, or missing or damaged data."""
     prefix, colon, rest = name.partition(":")
     if colon and prefix in ("folder", "npz"):
         if {"path", "root"} & set(options):

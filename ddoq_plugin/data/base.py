@@ -1,7 +1,6 @@
 """ImageData: three splits of labelled images of one square size, and what a split must offer.
 
-Images are always uint8 [n, 3, H, W] with H = W; they become floats in [0, 1] only at a model's door.
-"""
+Images are always uint8 [n, 3, H, W] with H = W; they become floats in [0, 1] only at a model's door."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ class Split(ABC):
     def subset(self, indices: Sequence[int] | Tensor, labels: Tensor | None = None) -> Split:
         """Return a split of the images at ``indices``, in that order, that shares the stored pixels or files.
 
-        ``labels`` (int64, one per index) replaces the labels, as a choice of classes needs; None keeps them.
-        """
+        ``labels`` (int64, one per index) replaces the labels, as a choice of classes needs; None keeps them."""
 
     @abstractmethod
     def digest(self) -> str:
@@ -67,8 +65,7 @@ class ArraySplit(Split):
     """A split whose pixels are in memory: uint8 [M, 3, H, W] with H = W, shared by its subsets.
 
     ``labels``: int64 [N]. ``rows``: int64 [N], which rows of ``pixels`` belong to this split, in order (None: all,
-    N = M). DataError: a wrong dtype or shape, or a different number of images and labels.
-    """
+    N = M). DataError: a wrong dtype or shape, or a different number of images and labels."""
 
     def __init__(self, pixels: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
         shape = list(pixels.shape)
@@ -103,8 +100,7 @@ class ImageData:
 
     Every choice (a hyper-parameter, a checkpoint) is made on ``val``; ``test`` is for reports. No image of ``val`` is
     in ``train``. ``fingerprint`` hashes class names, labels, contents (folders: relative paths and file sizes), size
-    and split.
-    """
+    and split."""
 
     name: str
     class_names: tuple[str, ...]  # readable; the class index is the position
@@ -134,8 +130,7 @@ class ImageData:
     def check(self, *, progress: bool = True) -> None:
         """Read every image file once and raise DataError naming the first that is damaged.
 
-        Cheap beside any distillation, so it is called before expensive work; in-memory data needs no reading.
-        """
+        Cheap beside any distillation, so it is called before expensive work; in-memory data needs no reading."""
         for part in (self.train, self.val, self.test):
             part.check(progress=progress)
 

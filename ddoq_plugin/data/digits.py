@@ -1,7 +1,5 @@
 """The embedded dataset: scikit-learn's handwritten digits, 1797 grey images of 8x8 pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,8 +25,7 @@ def load_digits(
     """Load the digits: 1347 images for train and validation, 450 for test, stratified and always the same ones.
 
     The 8x8 values 0..16 are scaled to 0..255 and enlarged bilinearly to ``image_size``. Source: scikit-learn
-    ``load_digits``, the test part of Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998.
-    """
+    ``load_digits``, the test part of Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998."""
     from sklearn.datasets import load_digits as load
 
     check_image_size(image_size)

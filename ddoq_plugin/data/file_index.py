@@ -20,8 +20,7 @@ class ImageFile(NamedTuple):
 class FileIndex(Sequence[ImageFile]):
     """An immutable sequence of image files, held as arrays: the paths' bytes one after the other, and where they end.
 
-    A selection shares the arrays. Pickled, it is these arrays: a process is given the list that another one made.
-    """
+    A selection shares the arrays. Pickled, it is these arrays: a process is given the list that another one made."""
 
     def __init__(self, text: np.ndarray, ends: np.ndarray, sizes: np.ndarray, rows: np.ndarray) -> None:
         self._text, self._ends, self._sizes, self._rows = text, ends, sizes, rows

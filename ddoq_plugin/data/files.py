@@ -45,8 +45,7 @@ class FolderSplit(Split):
     split is its index, so that a folder of a million files is listed by one process and not by every one.
     ``image_size``: height and width of the decoded images, in pixels. ``resize``: "crop" (shorter side to
     ``image_size``, then centre crop) or "stretch" (aspect ratio ignored). DataError: an unknown ``resize``, or a
-    different number of files and labels.
-    """
+    different number of files and labels."""
 
     in_files = True
 

@@ -1,7 +1,5 @@
 """Datasets that are folders of image files: ImageNet and its subsets, Tiny-ImageNet, and anybody's own folder."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,8 +35,7 @@ def _load_imagenet(
     in this field; validation is cut from train. Classes are in the order of their sorted WordNet ids. ``image_size`` is
     in pixels. ``resize``: "crop" (shorter side, then centre crop) or "stretch" (D4M: aspect ratio ignored).
     ``classes``: readable names or WordNet ids to keep, in the new order; only their folders need to exist. The other
-    options are those of ``make_image_data``. DataError: a missing folder, or a class without images.
-    """
+    options are those of ``make_image_data``. DataError: a missing folder, or a class without images."""
     check_resize(resize)
     folder, known = existing_folder(name, root), imagenet_names()
     wnids = list(SUBSETS.get(name, known))
@@ -78,8 +75,7 @@ def load_folder(
     None takes the images' own size if a sample of them is square and alike, else 64. ``resize``: "crop" (shorter side,
     then centre crop) or "stretch" (aspect ratio ignored). ``test_fraction``: share of each class for testing where
     there is no test folder, in (0, 1). The other options are those of ``make_image_data``. DataError: the folder is
-    missing, has no class folder, or a class has no image.
-    """
+    missing, has no class folder, or a class has no image."""
     check_resize(resize)
     root = existing_folder("folder", path)
     parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}

@@ -1,7 +1,5 @@
 """ImageNet's WordNet ids and readable names, and which of them make up the usual subsets."""
 
-from __future__ import annotations
-
 import functools
 import re
 
@@ -38,8 +36,7 @@ SUBSETS: dict[str, tuple[str, ...]] = {
 def imagenet_names() -> dict[str, str]:
     """Return {WordNet id: readable name} of the 1000 classes, in class order (sorted ids).
 
-    The ids are timm's, the names torchvision's (short, and all different), which its pretrained models carry.
-    """
+    The ids are timm's, the names torchvision's (short, and all different), which its pretrained models carry."""
     from timm.data import ImageNetInfo
     from torchvision.models._meta import _IMAGENET_CATEGORIES
 

@@ -1,7 +1,5 @@
 """``.npz`` packs: x_train, y_train, x_test, y_test and class_names in one file, no pickle."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +31,7 @@ def load_npz(
     [0, C); ``class_names`` strings [C] (without it the classes are called "0", "1", ...). Other keys are ignored.
     ``image_size``: pixels; None keeps the pack's size (28x28 is padded to 32x32, as MNIST usually is). ``resize``:
     "crop" or "stretch", where a resize is needed. The other options are those of ``make_image_data``. DataError: the
-    file is missing or no npz, a key is missing, or an array has a wrong type, shape or label.
-    """
+    file is missing or no npz, a key is missing, or an array has a wrong type, shape or label."""
     check_resize(resize)
     file = Path(path).expanduser()
     arrays = _read(file)

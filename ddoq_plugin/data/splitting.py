@@ -1,7 +1,5 @@
 """Cutting validation from train, subsampling, choosing classes, and putting an ImageData together."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +19,7 @@ def stratified_cut(
 
     ``fraction`` of each class is cut, in (0, 1), else DataError: rounded, at least one image of a class that has more
     than one, and never all of them. ``purpose`` names the random stream. The cut of a class depends on it, its name and
-    its number of images only, so a class keeps its validation images when it is loaded as part of a subset.
-    """
+    its number of images only, so a class keeps its validation images when it is loaded as part of a subset."""
     if not 0 < fraction < 1:
         raise DataError(f"the {purpose} fraction must lie between 0 and 1, not {fraction}")
     kept, cut = [], []
@@ -52,8 +49,7 @@ def drawn(rows: Tensor, count: int, *stream: str | int) -> Tensor:
 def resolve_classes(wanted: Sequence[str | int], *known: Sequence[str] | None) -> list[int]:
     """Return the class indices of ``wanted``: names from any of the ``known`` lists (names, WordNet ids), or indices.
 
-    DataError names an unknown or repeated class.
-    """
+    DataError names an unknown or repeated class."""
     lists = [list(names) for names in known if names is not None]
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
         raise DataError(f"classes must be a list of class names, not {wanted!r}")
@@ -94,8 +90,7 @@ def make_image_data(
     the new class order; None keeps all. ``limit_per_class``: keep at most so many train images of each class, after
     the cut; val and test stay whole. ``wnids``: WordNet ids in class order, where there are any. ``notes``: what a
     report must say. DataError: fewer than two classes, a label outside the class list, or a class without a train or
-    test image.
-    """
+    test image."""
     names, ids = list(class_names), None if wnids is None else list(wnids)
     splits = {"train": train, "test": test} | ({} if val is None else {"val": val})
     for part, split in splits.items():

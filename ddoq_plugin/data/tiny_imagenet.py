@@ -1,7 +1,5 @@
 """Tiny-ImageNet, in its own layout or reorganised into class folders."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +30,7 @@ def load_tiny_imagenet(
     the test split, as everywhere in this field (the labels of its test are not public). Classes are in the order of
     their sorted WordNet ids, not in that of wnids.txt; readable names come from words.txt. ``image_size`` is in pixels,
     ``resize`` "crop" or "stretch"; the other options are those of ``make_image_data``. DataError: missing folders or
-    annotations, or a class without images.
-    """
+    annotations, or a class without images."""
     check_resize(resize)
     folder = existing_folder("tiny_imagenet", root)
     folder = folder / "tiny-imagenet-200" if (folder / "tiny-imagenet-200").is_dir() else folder

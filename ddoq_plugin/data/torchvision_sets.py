@@ -1,7 +1,5 @@
 """The classic sets as torchvision stores them: MNIST, Fashion-MNIST, CIFAR-10/100, SVHN, STL-10."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -52,8 +50,7 @@ def _load(
 
     ``download`` fetches missing files; that is never done unasked. ``image_size``: pixels; None keeps the set's size
     (28x28 is padded to 32x32). The other options are those of ``make_image_data``. DataError: the files are not there
-    or damaged; it names the root, the files and ``download: true``.
-    """
+    or damaged; it names the root, the files and ``download: true``."""
     source, folder = _SOURCES[name], Path(root).expanduser()
     splits, names = [], source.class_names
     for options in source.split_options:

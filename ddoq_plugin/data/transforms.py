@@ -1,7 +1,5 @@
 """Bringing images to uint8 [3, size, size]: grey to colour, padding, antialiased resizing, cropping, decoding."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +39,7 @@ def resize_images(images: Tensor, size: int, resize: str = "crop", chunk: int = 
 
     ``resize``: "crop" scales the shorter side to ``size`` pixels and cuts the centre; "stretch" ignores the aspect
     ratio, as D4M does (Su et al. 2024, ``Resize((size, size))`` before the encoder). ``chunk`` images are held as
-    floats at a time.
-    """
+    floats at a time."""
     check_resize(resize)
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
@@ -62,8 +59,7 @@ def decode_mosaic(images: Tensor) -> Tensor:
     """Return float [4n, 3, H, W]: the quarters of mosaics float [n, 3, H, W], each enlarged to H x W; differentiable.
 
     All top left quarters come first, then top right, bottom left, bottom right: the order of IDC (Kim et al. 2022),
-    whose bilinear enlargement (corners not aligned) this is.
-    """
+    whose bilinear enlargement (corners not aligned) this is."""
     height, width = images.shape[-2:]
     rows = [half for part in images.split(height // 2, dim=2) for half in part.split(width // 2, dim=3)]
     return F.interpolate(torch.cat(rows), (height, width), mode="bilinear", align_corners=False)
@@ -73,8 +69,7 @@ def fit_arrays(images: Tensor, image_size: int | None, resize: str = "crop") -> 
     """Bring an array of images to uint8 [n, 3, size, size].
 
     28x28 images (MNIST and its relatives) are padded by two black pixels on every side to 32x32, unless ``image_size``
-    is 28. A size of None keeps what is then there; DataError where that is not square.
-    """
+    is 28. A size of None keeps what is then there; DataError where that is not square."""
     if tuple(images.shape[-2:]) == (28, 28) and image_size != 28:
         images = pad_images(images, 32)
     height, width = images.shape[-2:]
@@ -88,8 +83,7 @@ def fit_arrays(images: Tensor, image_size: int | None, resize: str = "crop") -> 
 def decode_image(path: Path, size: int, resize: str) -> np.ndarray:
     """Read an image file and return uint8 [size, size, 3]; EXIF orientation is applied, transparency is dropped.
 
-    DataError: the file is damaged, is no image, or has more than 8 bits per channel.
-    """
+    DataError: the file is damaged, is no image, or has more than 8 bits per channel."""
     with _opened(path) as image:
         picture = ImageOps.exif_transpose(image).convert("RGB")
     if resize == "stretch":

@@ -13,10 +13,7 @@ A method is one class in one file::
             ...
             return context.finish(self, images, labels, ipc=ipc, clusters=clusters, seed=seed)
 
-This package holds all that decides what a context gives to a method: its source is part of the key of every set.
-"""
-
-from __future__ import annotations
+This package holds all that decides what a context gives to a method: its source is part of the key of every set."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """The codebooks of one class: made together, and kept as files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -61,8 +61,7 @@ class DistillContext(NetworkDoors):
     Generating: ``4 d`` for each latent of a group (less than ``256 + IPC`` of them, ``GENERATION_GROUP``) and a batch
     of the prior with ``12 S^2`` an image. Stored latents and images are mapped files (the kernel drops their pages
     when memory is short), and so is a set of more than 64 MiB (``tensor_files.IN_MEMORY``): memory grows neither with
-    the number of classes nor with IPC.
-    """
+    the number of classes nor with IPC."""
 
     def finish(
         self,
@@ -80,8 +79,7 @@ class DistillContext(NetworkDoors):
 
         ``images`` are uint8, or float32 in the space of ``preprocessing`` where the set is not to be rounded.
         ``fields`` are those of :class:`~ddoq_plugin.DistilledSet`, such as ``weights`` or ``targets``. Images larger
-        than the method's ``stored_size`` are brought to it. ``stats`` become columns of the rows.
-        """
+        than the method's ``stored_size`` are brought to it. ``stats`` become columns of the rows."""
         size, prior = method.config.stored_size, self.prior
         if size is not None and images.shape[-1] > size:
             if images.is_floating_point():
@@ -119,8 +117,7 @@ class DistillContext(NetworkDoors):
     ) -> Work:
         """Declare a whole set: ``method.distill``, measured from its beginning to its end.
 
-        ``needs`` is what the method's doors will ask for; ``effort`` what ``distill`` does beside that.
-        """
+        ``needs`` is what the method's doors will ask for; ``effort`` what ``distill`` does beside that."""
         own, side = effort or Effort(), method.config.stored_size or self.data.image_size
         pixels = ipc * self.num_classes * side**2
         operations = {**own.operations, "png_megapixels": pixels / 1e6}
@@ -141,8 +138,7 @@ class DistillContext(NetworkDoors):
     def distilled(self, method: Distiller, ipc: int, clusters: int | None = None, seed: int = 0) -> DistilledSet:
         """Return a method's set from the store, distilling it first if it is not there; for wrappers and sweeps.
 
-        A wrapper's row counts the whole cost of the set, as ``sets``.
-        """
+        A wrapper's row counts the whole cost of the set, as ``sets``."""
         method.check(self, ipc, clusters)
         return DistilledSet.load(self.do(self.work_of(method, ipc, clusters, seed)), verified=True)
 
@@ -150,8 +146,7 @@ class DistillContext(NetworkDoors):
         """Return a context of fewer training images: those at ``rows[c]`` of each class, in the class's order.
 
         Classes that are not named keep all. Store, prior and account of costs are this context's; keys follow the
-        images, so that nothing of the whole data is taken for a part of it.
-        """
+        images, so that nothing of the whole data is taken for a part of it."""
         kept = {}
         for class_id, name in enumerate(self.class_names):
             count = self.class_size(class_id)

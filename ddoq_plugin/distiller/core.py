@@ -147,8 +147,7 @@ class ContextCore:
         """Declare an artifact of a method's own, such as an expert's trajectory; :meth:`do` finds or makes it.
 
         ``key`` is plain data: all that the content depends on beside the training images and the code of ``make``,
-        which are added. ``make`` fills a folder; with ``resumable`` it finds there what a killed process left.
-        """
+        which are added. ``make`` fills a folder; with ``resumable`` it finds there what a killed process left."""
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
             raise DistillError(f"the kind of artifact {kind!r} is not a name; use small letters, digits and _")
         whole = {"data": self.data.fingerprint, "code": code_hash(make.__module__), "own": dict(key)}
@@ -167,8 +166,7 @@ class ContextCore:
 
         ``state`` holds all that changes from step to step: tensors (restored in place), generators, and objects with
         ``state_dict`` (networks, optimisers). Every ``every`` seconds (default 30) it is kept in the working folder of
-        what is being made: a run that is killed continues from there to the same bits.
-        """
+        what is being made: a run that is killed continues from there to the same bits."""
         folder, spent = self._making[-1] if self._making else (None, [])
         file = None if folder is None else folder / f"{name}{CHECKPOINT}"
         first, before = _load_checkpoint(file, state)
@@ -198,8 +196,7 @@ class ContextCore:
     def images(self, class_id: int, indices: Sequence[int] | torch.Tensor | None = None) -> torch.Tensor:
         """Return training images of a class, uint8 ``[n, 3, S, S]``: those at ``indices`` of the class, or all.
 
-        Only what is asked for is read; a whole class is kept until another is asked for.
-        """
+        Only what is asked for is read; a whole class is kept until another is asked for."""
         if self._last_images is None or self._last_images[0] != class_id:
             rows = self.data.train.class_indices(class_id)
             if indices is not None:
@@ -211,8 +208,7 @@ class ContextCore:
     def empty_images(self, count: int, size: int | None = None) -> torch.Tensor:
         """Return uint8 ``[count, 3, size, size]`` to be filled with a set's images; a large one lies in a file.
 
-        ``size`` None: that of the dataset's images. Raises DistillError where the disk has no room for it.
-        """
+        ``size`` None: that of the dataset's images. Raises DistillError where the disk has no room for it."""
         folder, size = self.store.scratch(), size or self.data.image_size
         try:
             return empty_tensor((count, 3, size, size), torch.uint8, folder)

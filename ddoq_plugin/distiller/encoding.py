@@ -2,8 +2,7 @@
 
 A shard is ``ENCODE_SHARD`` images in the class's order. Each is read, encoded, rounded to float16 and written whole or
 not at all into the artifact's working folder; the last step joins the shards into one file. Called again after
-anything that killed it, the work goes on at the first missing shard.
-"""
+anything that killed it, the work goes on at the first missing shard."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ class ClassEncoder:
     """The encoding of one class in one space.
 
     Memory: one shard of images (``ENCODE_SHARD * 3 * S * S`` bytes), what the prior needs for a batch of them, and the
-    shard's latents, whatever the number N of the class's images.
-    """
+    shard's latents, whatever the number N of the class's images."""
 
     def __init__(
         self, data: ImageData, prior: Prior | None, class_id: int, options: CodebookOptions, *, progress: bool = False
@@ -61,8 +59,7 @@ class ClassEncoder:
     def write(self, folder: Path) -> Cost:
         """Write the class's latents into ``folder``, going on from the shards that are there, and return their cost.
 
-        The cost is that of making the shards, whichever process made them.
-        """
+        The cost is that of making the shards, whichever process made them."""
         made = folder / FILE
         if _rows(made) is None:  # it was joined already where a process died between here and its publication
             assert self.prior is not None

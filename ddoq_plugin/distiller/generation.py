@@ -1,8 +1,7 @@
 """Images from latents: classes in groups, each group an artifact of its own, made batch by batch.
 
 The groups follow from IPC and the number of classes alone. So a set can be made by many processes, each making the
-groups it is given, in any order, and its bits do not depend on who made what.
-"""
+groups it is given, in any order, and its bits do not depend on who made what."""
 
 from __future__ import annotations
 
@@ -45,8 +44,7 @@ def resized(images: torch.Tensor, size: int) -> torch.Tensor:
     """Return float images ``[n, 3, S, S]`` as ``[n, 3, size, size]``, not clamped.
 
     Bicubic and antialiased: the default of Pillow's ``resize``, with which D4M's code stores its images
-    (suduo94/D4M, distillation/gen_syn_image.py).
-    """
+    (suduo94/D4M, distillation/gen_syn_image.py)."""
     if images.shape[-1] == size:
         return images
     return F.interpolate(images, (size, size), mode="bicubic", antialias=True, align_corners=False)
@@ -57,8 +55,7 @@ class Generation:
 
     ``sampler`` and ``guide`` are as for :meth:`ddoq_plugin.priors.base.Prior.generate`; size None is the dataset's.
     Memory: the latents, and one batch of the prior as float images; finished images are uint8 in the file. Raises
-    DistillError where there is no prior.
-    """
+    DistillError where there is no prior."""
 
     def __init__(
         self,
@@ -80,8 +77,7 @@ class Generation:
     def key(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return what the images depend on; ``inputs`` says which latents, classes and seeds these are.
 
-        Methods that differ in their weights alone share images.
-        """
+        Methods that differ in their weights alone share images."""
         code = code_hash(__name__, prior_module(self.prior))
         key: dict[str, Any] = {"prior": self.prior.fingerprint, "code": code, "classes": list(self.class_names)}
         key |= {"inputs": inputs, "size": self.size, **self.settings}

@@ -46,8 +46,7 @@ class LatentDoors(ContextCore):
     def latents(self, class_id: int, options: CodebookOptions | None = None) -> torch.Tensor:
         """Return the latents of a class in the space of ``options``, float32 ``[N, ...]``.
 
-        They are rounded to float16, as they are stored (a thousandth of their size, far below a cell's radius).
-        """
+        They are rounded to float16, as they are stored (a thousandth of their size, far below a cell's radius)."""
         if self._whole is not None:
             return self._whole[0].latents(class_id, options)[self._whole[1][class_id]]
         if self._encoder(class_id, options).is_pixels:
@@ -186,8 +185,7 @@ class LatentDoors(ContextCore):
 
         ``recipe`` is plain data: all that starts and guide depend on beside their code and the work that they need
         (``needs(class_id)``). Its images are stored by this recipe, in groups of classes; sets with one recipe share
-        them. ``guide(classes)`` gives the guide of a group. Image i of a class has the noise of (seed, class, i).
-        """
+        them. ``guide(classes)`` gives the guide of a group. Image i of a class has the noise of (seed, class, i)."""
         return Pushforward(self, starts, count, seed, dict(recipe), needs, size, guide, sampler)
 
     def _encoder(self, class_id: int, options: CodebookOptions | None) -> ClassEncoder:

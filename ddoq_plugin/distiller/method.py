@@ -26,8 +26,7 @@ class DistillerConfig(_Settings):
 
     stored_size: pixels a side to which a set's images are brought before they are kept (None: as they are, of the
     dataset's size). D4M's code keeps 224 of the 512 pixels it generates (suduo94/D4M, distillation/gen_syn_image.py),
-    Minimax's all 256 of DiT (vimar-gu/MinimaxDiffusion, sample.py).
-    """
+    Minimax's all 256 of DiT (vimar-gu/MinimaxDiffusion, sample.py)."""
 
     stored_size: int | None = Field(None, ge=1)
 
@@ -46,8 +45,7 @@ class CodebookOptions(_Settings):
     space: ``latent`` (the prior's latents), ``noise`` (their DDIM inversions) or ``pixel`` (the images themselves).
     encoding: mode or one sample of the encoder's posterior. clustering: ``lloyd`` (k-means to a local optimum),
     ``minibatch`` (one pass of CLVQ) or ``d4m`` (the pass of D4M's code, ``km_expand * K`` latents an update).
-    masses: ``voronoi`` or ``balanced`` (equal masses by optimal transport).
-    """
+    masses: ``voronoi`` or ``balanced`` (equal masses by optimal transport)."""
 
     space: Literal["latent", "noise", "pixel"] = "latent"
     encoding: Literal["mode", "sample"] = "mode"
@@ -79,8 +77,7 @@ class Distiller(ABC):
     The flags say what a method needs and does: ``makes_images`` (False: it picks real ones), ``uses_clusters`` (the
     number of clusters K is a setting of its own), ``uses_weights``, ``needs_prior``, and ``reference`` (others are
     tested against it). ``weight_settings`` names the settings that change nothing but the weights. ``quick`` are
-    settings with which the method takes a moment, for :mod:`ddoq_plugin.testing`.
-    """
+    settings with which the method takes a moment, for :mod:`ddoq_plugin.testing`."""
 
     name: ClassVar[str] = ""  # the registry's name, set when the method is made by name
     makes_images: ClassVar[bool] = True
@@ -110,8 +107,7 @@ class Distiller(ABC):
         """Return a set of ``ipc`` images a class.
 
         ``clusters`` is K, the codebook's size (None: ``ipc``); a method without clusters ignores it. The same
-        arguments and context give the same bits. Raises DistillError where the set cannot be made.
-        """
+        arguments and context give the same bits. Raises DistillError where the set cannot be made."""
 
     def parts(self) -> tuple[Distiller, ...]:
         """Return the methods that this one wraps; keys, checks and tables include them."""

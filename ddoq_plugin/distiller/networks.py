@@ -53,8 +53,7 @@ class NetworkDoors(LatentDoors):
     def network(self, name: str, *seed: int | str) -> nn.Module:
         """Return a fresh student in train mode on the device, its weights drawn from ``seed`` by name.
 
-        Any name that a sweep takes; the global generators stay as they were. Not stored: building it is cheap.
-        """
+        Any name that a sweep takes; the global generators stay as they were. Not stored: building it is cheap."""
         made = build_student(name, self.num_classes, self.data.image_size, seed=derive_seed("network", *seed))
         return made.to(self.device).train()
 
@@ -82,8 +81,7 @@ class NetworkDoors(LatentDoors):
         """Return a number for each training image, float32 ``[N]`` in the order of ``data.train``.
 
         ``kind``: loss_early, loss_late, forgetting or el2n (:func:`ddoq_plugin.evaluation.dynamics.training_scores`).
-        All kinds come from one training. Raises DistillError for another kind.
-        """
+        All kinds come from one training. Raises DistillError for another kind."""
         if kind not in KINDS:
             raise DistillError(f"there is no score {kind!r}{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}")
         return read_tensors(self.do(self.network_work(student, seed, epochs)) / SCORES)[kind]
@@ -99,8 +97,7 @@ class NetworkDoors(LatentDoors):
         """Return features of a class, float32 ``[N, d]``: ``pixels``, ``latents``, or a student's penultimate layer,
         ``random:STUDENT`` with fresh weights or ``trained:STUDENT``; those of networks are stored.
 
-        Raises DistillError for another extractor.
-        """
+        Raises DistillError for another extractor."""
         if extractor == "pixels":
             return self.images(class_id).flatten(1).float() / 255
         if extractor == "latents":
@@ -151,8 +148,7 @@ class NetworkDoors(LatentDoors):
         """Return this context with another source of real batches; ``key`` (plain data) tells it from others in keys.
 
         ``sampler(class_id, size, generator)`` gives places in the class, int64 ``[size]``, and weights, float32
-        ``[size]``, such as 1 / (N p) for draws of probability p.
-        """
+        ``[size]``, such as 1 / (N p) for draws of probability p."""
         other = copy.copy(self)
         other._sampler, other._identity = sampler, {**(self._identity or {}), "sampler": key}
         return other

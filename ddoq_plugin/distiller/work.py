@@ -1,7 +1,6 @@
 """Work: the artifacts that a set consists of, declared before any is made.
 
-One description has three readers: a sweep makes what the store lacks, a plan prices it, and a row says what it cost.
-"""
+One description has three readers: a sweep makes what the store lacks, a plan prices it, and a row says what it cost."""
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ class Effort:
     ``encode``, ``denoise`` and ``decode`` are the prior's; any other name is a student's, at ``side`` pixels (None: the
     data's). A training step counts 3 for an image, forward and backward. operations: work of a processor core, by the
     names of ``core`` in planning/rates.yaml (``product_flops``, ``distance_flops``, ``image_files``, ...), and
-    ``flops`` for anything else. bytes: what it writes. memory: bytes that it holds beside process and networks.
-    """
+    ``flops`` for anything else. bytes: what it writes. memory: bytes that it holds beside process and networks."""
 
     images: int = 0
     passes: Mapping[str, float] = field(default_factory=dict)
@@ -51,8 +49,7 @@ class Work:
     kind: the store's folder. key: plain data, everything that its content depends on. make: fills a folder; it returns
     the cost where it knows better than the clock. needs: found or made first, by whoever has them. title: for messages.
     stage: whose resources it asks for, one of ``config.STAGES``. resumable: ``make`` goes on from what a killed process
-    left. batch: with which other work it is made. argument: what ``batch.make`` has to know of it.
-    """
+    left. batch: with which other work it is made. argument: what ``batch.make`` has to know of it."""
 
     kind: str
     key: Mapping[str, Any]

@@ -1,9 +1,6 @@
 """Students, protocols, teachers, soft labels and the training loop: how a distilled set is scored.
 
-Names are imported on first use, so that listing protocols or students loads no torch.
-"""
-
-from __future__ import annotations
+Names are imported on first use, so that listing protocols or students loads no torch."""
 
 from typing import TYPE_CHECKING
 

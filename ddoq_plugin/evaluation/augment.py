@@ -1,8 +1,7 @@
 """Random crops and mirrors for whole batches. Parameters are drawn apart from being applied, so that they can be
 stored and replayed exactly.
 
-A crop and a mirror together are one affine map, applied to a batch by a single ``grid_sample``.
-"""
+A crop and a mirror together are one affine map, applied to a batch by a single ``grid_sample``."""
 
 from __future__ import annotations
 
@@ -34,8 +33,7 @@ def sample_params(augmentation: Augmentation, n: int, image_size: int, rng: np.r
 
     Boxes of ``resized`` crops follow torchvision's RandomResizedCrop: area uniform in ``scale``, logarithm of the
     aspect uniform in ``ratio``, up to ten attempts to fit, otherwise the whole image; ours are not rounded to pixels.
-    A ``shift`` is by whole pixels, uniform in [-padding, padding] on both axes.
-    """
+    A ``shift`` is by whole pixels, uniform in [-padding, padding] on both axes."""
     boxes = np.tile(np.array([0.0, 0.0, 1.0, 1.0]), (n, 1))
     if augmentation.crop == "resized":
         boxes = _resized_boxes(augmentation, n, rng)
@@ -63,8 +61,7 @@ def cut(images: Tensor, maps: Tensor, size: int, *, black: Tensor | None = None)
     """Return float [B, 3, size, size]: ``images`` [B, 3, H, W] seen through ``affine_maps`` [B, 2, 3], bilinearly.
 
     What lies outside an image is ``black`` (float [1, 3, 1, 1], the value of a black pixel in the images' units)
-    where it is given, as after zero padding, and otherwise the nearest edge pixel.
-    """
+    where it is given, as after zero padding, and otherwise the nearest edge pixel."""
     grid = _grid(maps, size)
     if black is None:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

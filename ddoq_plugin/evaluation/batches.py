@@ -2,10 +2,7 @@
 
 A plan is a function of its settings and a seed. It is drawn in pages of a fixed number of steps, each from its own
 random stream, so that any page can be drawn alone, a longer training begins with the steps of a shorter one, and
-nothing of a plan has to be kept in memory.
-"""
-
-from __future__ import annotations
+nothing of a plan has to be kept in memory."""
 
 from dataclasses import dataclass
 
@@ -37,8 +34,7 @@ class BatchPlan:
     Images come epoch by epoch in a fresh random order; the epochs follow each other without a gap, so that every batch
     is full (a batch may take the end of one epoch and the start of the next).
 
-    source_size and image_size are the sides, in pixels, of the stored images and of what the student sees.
-    """
+    source_size and image_size are the sides, in pixels, of the stored images and of what the student sees."""
 
     num_images: int
     batch_size: int

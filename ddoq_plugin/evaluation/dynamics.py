@@ -1,7 +1,5 @@
 """Numbers of every training image from one training: how it is learnt, and whether it is forgotten again."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
@@ -27,8 +25,7 @@ def training_scores(
     no longer is; one that never was counts ``epochs + 1`` (Toneva et al., "An Empirical Study of Example Forgetting",
     ICLR 2019). ``el2n``: norm of softmax less one-hot, mean of the first fifth of the epochs (Paul et al., "Deep
     Learning on a Data Diet", NeurIPS 2021, who average over networks). Training is ours: AdamW at 1e-3, weight decay
-    0.01, cosine, batches of 64.
-    """
+    0.01, cosine, batches of 64."""
     labels = split.labels.to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     steps = epochs * math.ceil(len(split) / BATCH)

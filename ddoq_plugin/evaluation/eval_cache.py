@@ -1,9 +1,6 @@
 """The images that students are scored on, decoded and cropped once for all students and workers.
 
-Only for folders of files; arrays are in memory already.
-"""
-
-from __future__ import annotations
+Only for folders of files; arrays are in memory already."""
 
 from collections.abc import Iterator
 from dataclasses import replace

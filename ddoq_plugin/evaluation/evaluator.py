@@ -1,8 +1,7 @@
 """Evaluator: students on one dataset under one protocol, with the teacher and the soft labels it needs.
 
 Teachers, stored soft labels and the decoded images that students are scored on are artifacts of the store: made once,
-shared by students, weightings and runs.
-"""
+shared by students, weightings and runs."""
 
 from __future__ import annotations
 
@@ -36,8 +35,7 @@ class Evaluator:
     """Trains and scores students.
 
     ``students`` are those that share the stored soft labels: the labels are made for the longest training among them.
-    Raises ConfigError where the protocol needs a teacher and none is given.
-    """
+    Raises ConfigError where the protocol needs a teacher and none is given."""
 
     def __init__(
         self,

@@ -1,7 +1,5 @@
 """What a student makes of images before its last layer."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from ..errors import EvaluationError
@@ -10,8 +8,7 @@ from ..errors import EvaluationError
 def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return a student's penultimate activations ``[b, d]`` and logits ``[b, C]`` from one pass; both carry gradients.
 
-    The activations are what its last linear layer takes. Raises EvaluationError for a network without one.
-    """
+    The activations are what its last linear layer takes. Raises EvaluationError for a network without one."""
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     if not layers:
         raise EvaluationError(

@@ -153,16 +153,14 @@ class PageBatches:
 def source_size(stored: int, augmentation: Augmentation, image_size: int, resize: float) -> int:
     """Return the side to which stored images of side ``stored`` are brought before they are cut.
 
-    A random resized crop takes any size up to ``resize * image_size``; everything else needs ``image_size`` itself.
-    """
+    A random resized crop takes any size up to ``resize * image_size``; everything else needs ``image_size`` itself."""
     return min(stored, round(resize * image_size)) if augmentation.crop == "resized" else image_size
 
 
 def fit_size(images: Tensor, size: int) -> Tensor:
     """Return ``images`` [n, 3, H, H] resized to ``size`` (bilinear, antialiased); themselves where H = size.
 
-    uint8 images are rounded to uint8, float ones stay as they come.
-    """
+    uint8 images are rounded to uint8, float ones stay as they come."""
     if images.shape[-1] == size:
         return images
     chunks = [

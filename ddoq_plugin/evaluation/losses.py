@@ -2,8 +2,7 @@
 batch.
 
 Weights enter by multiplication and a mix of equal weights is formed so that it is exactly that weight: equal weights
-of 1 give the plain mean loss bit for bit.
-"""
+of 1 give the plain mean loss bit for bit."""
 
 from __future__ import annotations
 
@@ -19,8 +18,7 @@ from .protocol import Loss
 def mix_weights(weights: Tensor, partners: Tensor, lam: Tensor | float) -> Tensor:
     """Return the weights of mixed images: lam * w_i + (1 - lam) * w_j.
 
-    Linear interpolation from the difference, which is exactly w where the two are equal.
-    """
+    Linear interpolation from the difference, which is exactly w where the two are equal."""
     return torch.lerp(partners, weights, lam)
 
 
@@ -38,8 +36,7 @@ def kl_to_teacher(logits: Tensor, teacher_logits: Tensor, temperature: float, *,
     """Return the per-image KL(softmax(teacher / T) || softmax(student / T)), summed over classes, [B].
 
     Divided by B this is the ``batchmean`` form of SRe2L/FKD, D4M and RDED, which leave out the factor T^2 of Hinton
-    et al. 2015; ``scale`` puts it in.
-    """
+    et al. 2015; ``scale`` puts it in."""
     target = F.log_softmax(teacher_logits.float() / temperature, dim=1)
     losses = F.kl_div(F.log_softmax(logits / temperature, dim=1), target, reduction="none", log_target=True).sum(1)
     return losses * temperature**2 if scale else losses
@@ -59,8 +56,7 @@ def mix_losses(losses: Tensor, partners: Tensor, lam: float) -> Tensor:
 class Targets:
     """What an image should be answered with: labels int64 [n], weights float32 [n], stored float [n, C] or None.
 
-    ``stored`` are logits for the loss ``kl`` and values for the loss ``mse``; None trains on the labels.
-    """
+    ``stored`` are logits for the loss ``kl`` and values for the loss ``mse``; None trains on the labels."""
 
     labels: Tensor
     weights: Tensor
@@ -95,8 +91,7 @@ def batch_losses(
 
     With ``teacher_logits`` [B, C], labels of the very images the student saw, that is their KL. Otherwise each image
     has its own label, and a mixed batch takes lam times the loss against it plus 1 - lam times that against its
-    partner's.
-    """
+    partner's."""
     if teacher_logits is not None:
         return kl_to_teacher(outputs, teacher_logits, loss.temperature, scale=loss.scale_by_temperature_squared)
     losses = own_losses(outputs, targets, rows, loss)

@@ -1,7 +1,5 @@
 """CutMix and MixUp: drawn once a batch, stored, and applied to whole batches."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +15,7 @@ class MixParams:
 
     partners: int64 [T, B], the row of each image's partner. lam: float32 [T], the share of the image itself (1: no
     mix).
-    boxes: int64 [T, 4], the box (x0, y0, x1, y1) in pixels that CutMix takes from the partner (empty: none).
-    """
+    boxes: int64 [T, 4], the box (x0, y0, x1, y1) in pixels that CutMix takes from the partner (empty: none)."""
 
     partners: Tensor
     lam: Tensor
@@ -27,8 +24,7 @@ class MixParams:
 
 def sample_mixes(mixing: Mixing, steps: int, batch_size: int, image_size: int, rng: np.random.Generator) -> MixParams:
     """Draw one mix a step: lam ~ Beta(alpha, alpha), a random pairing, and for CutMix a box of area 1 - lam around a
-    uniform centre, clipped to the image; lam is then 1 - the box's share of the pixels, as in the authors' code.
-    """
+    uniform centre, clipped to the image; lam is then 1 - the box's share of the pixels, as in the authors' code."""
     partners = rng.permuted(np.tile(np.arange(batch_size), (steps, 1)), axis=1)
     lam = rng.beta(mixing.alpha, mixing.alpha, steps)
     centres = rng.integers(0, image_size, (steps, 2))

@@ -1,7 +1,5 @@
 """Optimisers as a protocol describes them."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 
@@ -12,8 +10,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings, numbers: Train
     """Return the optimiser, in PyTorch's fused form.
 
     Where biases and norms are not decayed, these are the parameters of at most one dimension (SRe2L's
-    ``get_parameters`` finds the same ones by module type).
-    """
+    ``get_parameters`` finds the same ones by module type)."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [{"params": trained, "weight_decay": numbers.weight_decay}]
     if not settings.decay_biases_and_norms and numbers.weight_decay > 0:

@@ -1,7 +1,6 @@
 """Training protocols: every number of how a student is trained and scored, read from YAML, with its source.
 
-Results of different protocols differ by tens of points, so a protocol is named beside every number.
-"""
+Results of different protocols differ by tens of points, so a protocol is named beside every number."""
 
 from __future__ import annotations
 
@@ -32,8 +31,7 @@ class Loss(_Part):
     """``cross_entropy`` of class labels, ``kl`` to soft labels at ``temperature`` (batch mean of the per-image sums),
     or ``mse`` to the set's regression targets (half the squares, summed over classes: :func:`.losses.half_squares`).
 
-    ``scale_by_temperature_squared`` multiplies by T^2 (Hinton et al. 2015); SRe2L, D4M and RDED do not.
-    """
+    ``scale_by_temperature_squared`` multiplies by T^2 (Hinton et al. 2015); SRe2L, D4M and RDED do not."""
 
     name: Literal["cross_entropy", "kl", "mse"]
     temperature: float = Field(1.0, gt=0)
@@ -67,8 +65,7 @@ class Augmentation(_Part):
 
     ``crop``: ``resized`` cuts a random box of area ``scale`` and aspect ``ratio`` and resizes it (torchvision's
     RandomResizedCrop, with boxes that are not rounded to pixels); ``shift`` moves the image by up to ``padding`` pixels
-    (RandomCrop with zero padding); ``flip`` is the probability of a horizontal mirror.
-    """
+    (RandomCrop with zero padding); ``flip`` is the probability of a horizontal mirror."""
 
     crop: Literal["none", "resized", "shift"] = "none"
     scale: tuple[float, float] = (0.08, 1.0)
@@ -125,8 +122,7 @@ class Protocol(_Part):
 
     ``learning_rate_from`` ``set`` takes the rate that the set's method learnt, in place of the optimiser's and the
     students'. ``staged`` trains on the first stage of the set, then on the first two, and so on (PDD, Chen et al.
-    2023): each part takes an equal share of the steps, begins the schedule anew and keeps the optimiser's state.
-    """
+    2023): each part takes an equal share of the steps, begins the schedule anew and keeps the optimiser's state."""
 
     name: str
     source: str = Field(min_length=10)
@@ -256,8 +252,7 @@ def load_protocol(given: str | Path | Mapping[str, Any]) -> Protocol:
 
     File and keys may extend another protocol (``extends``); a number that they give for all students ends the base's
     exceptions from it. Keys without a ``name`` are called after what they change, as "hard_short+steps=300".
-    Raises UnknownNameError for an unknown name and ConfigError, naming file, line and key, for what is no protocol.
-    """
+    Raises UnknownNameError for an unknown name and ConfigError, naming file, line and key, for what is no protocol."""
     if isinstance(given, Mapping):
         return _changed(given)
     layers = protocol_layers(given)

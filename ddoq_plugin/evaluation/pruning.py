@@ -1,10 +1,7 @@
 """Soft labels cut to their k largest logits, for banks of many classes.
 
 ImageNet-1K's 1000 float16 logits are 2 kB an image and step; of k = 20 and their classes 82 bytes are left. What is
-stored beside them keeps each label a distribution: the other classes share what they had together, evenly.
-"""
-
-from __future__ import annotations
+stored beside them keeps each label a distribution: the other classes share what they had together, evenly."""
 
 import torch
 from torch import Tensor
@@ -17,8 +14,7 @@ def prune(logits: Tensor, k: int, temperature: float) -> dict[str, Tensor]:
     r of every other class, for which their probability at T is together what it was:
     r = T (log sum_rest exp(z / T) - log(C - k)). With k = C nothing is lost and r is 0.
 
-    The label's total variation from the whole one is then at most that probability, which is what was cut.
-    """
+    The label's total variation from the whole one is then at most that probability, which is what was cut."""
     classes = logits.shape[-1]
     top = logits.topk(min(k, classes), dim=-1)
     rest = torch.zeros(logits.shape[:-1])

@@ -1,10 +1,7 @@
 """How a training is run on this machine: number format, memory layout, compilation. What is computed stays the same.
 
 ``auto`` in a protocol's ``execution`` becomes one of the plain values here, always the same one for a student on a
-machine; results name what was used.
-"""
-
-from __future__ import annotations
+machine; results name what was used."""
 
 import contextlib
 import ctypes
@@ -45,8 +42,7 @@ def resolve(execution: Execution, student: str, device: str | torch.device) -> R
 
     precision auto: bfloat16 for the students registered as equally accurate in it, where the processor multiplies it
     natively. memory_format auto: channels-last for the students registered as faster in it. compile auto: off, since
-    nothing was found that gains more by it than it costs; ``true`` needs a C++ compiler on a CPU (EvaluationError).
-    """
+    nothing was found that gains more by it than it costs; ``true`` needs a C++ compiler on a CPU (EvaluationError)."""
     kind = torch.device(device).type
     precision, layout = execution.precision, execution.memory_format
     if precision == "auto":
@@ -71,8 +67,7 @@ def arranged(model: nn.Module, running: Runtime) -> nn.Module:
     """Return ``model``, changed to what ``running`` is fastest with.
 
     Its weights are put in the memory format. On a CPU, float32 products of linear layers become oneDNN's, and timm's
-    attention is spelt out in bfloat16, where the backward pass of PyTorch's fused one takes six times as long.
-    """
+    attention is spelt out in bfloat16, where the backward pass of PyTorch's fused one takes six times as long."""
     on_cpu = all(parameter.device.type == "cpu" for parameter in model.parameters())
     if on_cpu:
         use_onednn(model)
@@ -86,8 +81,7 @@ def arranged(model: nn.Module, running: Runtime) -> nn.Module:
 def called(model: nn.Module, running: Runtime) -> Any:
     """Return what is called in the place of ``model``: its compiled form where that is asked for.
 
-    On CUDA it replays CUDA graphs, which costs a small student's step its launches.
-    """
+    On CUDA it replays CUDA graphs, which costs a small student's step its launches."""
     if not running.compiled:
         return model
     on_cuda = next(model.parameters()).is_cuda
@@ -109,8 +103,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step, for the rest of the process.
 
     By default glibc returns blocks of more than 32 MiB to the system at once, and the next step of a ConvNet-3 at 32 px
-    waits for the same pages to be zeroed again: half of its float32 time. Where there is no glibc nothing happens.
-    """
+    waits for the same pages to be zeroed again: half of its float32 time. Where there is no glibc nothing happens."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):

@@ -1,7 +1,5 @@
 """Learning rates of a whole training, computed beforehand."""
 
-from __future__ import annotations
-
 import math
 
 from .protocol import ScheduleSettings, TrainingNumbers
@@ -18,8 +16,7 @@ def learning_rates(schedule: ScheduleSettings, numbers: TrainingNumbers) -> list
       "smoothed" form, 0.5 (1 + cos(pi e / 2E))).
     - step: ``factor`` to the number of milestones m with p >= m (Minimax: 0.2 at 2/3 and 5/6).
 
-    A warm-up of w steps multiplies step t < w by (t + 1) / w.
-    """
+    A warm-up of w steps multiplies step t < w by (t + 1) / w."""
     return [numbers.lr * _factor(schedule, numbers, step) for step in range(numbers.steps)]
 
 

@@ -1,7 +1,5 @@
 """Top-1 and top-5 accuracy of a model on a split."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

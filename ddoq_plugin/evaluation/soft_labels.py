@@ -2,8 +2,7 @@
 
 A bank holds a training's plan (which images, how they are cut, mirrored and mixed) with the teacher's logits of exactly
 those batches, in float16. It knows nothing of weights or students: every weighting and every student of a set reads the
-same bank, a student of fewer steps its first part. Its random stream is its own.
-"""
+same bank, a student of fewer steps its first part. Its random stream is its own."""
 
 from __future__ import annotations
 
@@ -42,8 +41,7 @@ class SoftLabelBank:
     card: what the bank was made from (JSON-able). shards: consecutive parts of whole pages, each a dict of tensors
     with T steps and B images: indices int32 [T, B], boxes float32 [T, B, 4], flips bool [T, B], logits float16 [T, B,
     C] and, where the protocol mixes, partners int32 [T, B], lam float32 [T], mix_boxes int32 [T, 4]. With a protocol's
-    ``stored_top_k`` k the logits are [T, B, k], with classes [T, B, k] and rest [T, B] (:mod:`.pruning`).
-    """
+    ``stored_top_k`` k the logits are [T, B, k], with classes [T, B, k] and rest [T, B] (:mod:`.pruning`)."""
 
     def __init__(self, card: dict[str, Any], shards: list[dict[str, Tensor]]) -> None:
         self.card, self.shards = card, shards
@@ -64,8 +62,7 @@ class SoftLabelBank:
 
     def logits(self, number: int) -> Tensor:
         """Return the teacher's logits of page ``number``, float16 [PAGE_STEPS, B, C]: a view of the mapped file, or
-        put together from what is left of them where they were pruned.
-        """
+        put together from what is left of them where they were pruned."""
         part = self._part(number)
         if "rest" not in part:
             return part["logits"]

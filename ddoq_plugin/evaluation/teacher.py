@@ -27,8 +27,7 @@ class Teacher:
 
     model: in eval mode, without gradients. name: its architecture. class_names: what its outputs stand for, in order.
     normaliser, image_size: what it was trained with. protocol: how. val_accuracy, test_accuracy: top-1 in percent
-    (None where not measured).
-    """
+    (None where not measured)."""
 
     model: nn.Module
     name: str

@@ -1,7 +1,5 @@
 """How teachers come about: trained once on the full train split, or read from a file of weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -29,8 +27,7 @@ def train_teacher(
 ) -> Teacher:
     """Train ``student`` on the full train split of ``data`` with hard labels and return it as a teacher.
 
-    Raises EvaluationError where the protocol needs soft labels or the training diverges.
-    """
+    Raises EvaluationError where the protocol needs soft labels or the training diverges."""
     if protocol.label_mode != "hard":
         raise EvaluationError(
             f"a teacher learns from class labels, and protocol {protocol.name!r} does not; use 'teacher_short'"
@@ -76,8 +73,7 @@ def pretrained_teacher(
     It sees ``image_size`` pixels (None: the data's own) and is scored as ``scoring`` says.
 
     Its outputs must stand for the classes of ``data`` in order; its accuracy on both splits is measured and kept, so
-    that a wrong order shows. Raises EvaluationError where the file does not fit the architecture.
-    """
+    that a wrong order shows. Raises EvaluationError where the file does not fit the architecture."""
     path, size = Path(weights), image_size or data.image_size
     model = build_student(name, data.num_classes, size, seed=0)
     try:

@@ -1,9 +1,6 @@
 """Train one student on one set under one protocol, and score it.
 
-The set lives on the device as tensors; a step is gather, cut, mix, forward, backward, update, without a data loader.
-"""
-
-from __future__ import annotations
+The set lives on the device as tensors; a step is gather, cut, mix, forward, backward, update, without a data loader."""
 
 import contextlib
 import math
@@ -38,8 +35,7 @@ class StudentResult:
 
     top1, top5: accuracy in percent (0 to 100) on the chosen split. seconds: building, training and scoring. steps:
     gradient steps. train_images_per_second: of the training alone. running: the number format, memory format and
-    compilation that were used. model: the student, in eval mode.
-    """
+    compilation that were used. model: the student, in eval mode."""
 
     top1: float
     top5: float

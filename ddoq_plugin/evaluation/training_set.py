@@ -26,8 +26,7 @@ class TrainingSet:
     images: uint8 [n, 3, H, H], or float32 in the space of ``preprocessing`` (kind ``none``: [0, 1]). labels: int64 [n].
     weights: float [n], non-negative (None: all 1). targets: float [n, C] or None, of the target_kind ``logits`` or
     ``regression``, for the label mode ``soft_fixed``. learning_rate: what the set's method learnt, or None. stage:
-    int64 [n] or None. Raises EvaluationError where they do not fit each other.
-    """
+    int64 [n] or None. Raises EvaluationError where they do not fit each other."""
 
     images: Tensor
     labels: Tensor
@@ -69,8 +68,7 @@ class TrainingSet:
 
         Sets above ``data_size`` (the side of the data's images in pixels) are brought down to it, or straight to the
         smaller size that ``protocol`` trains at, so that pixels are rounded once; smaller ones stay as they are.
-        Raises EvaluationError where a ZCA-whitened set would have to be resized.
-        """
+        Raises EvaluationError where a ZCA-whitened set would have to be resized."""
         images = made.images if made.floats is None else made.floats
         whole, size, space = min(images.shape[-2:]), protocol.image_size or data_size, made.preprocessing
         if space.kind == "zca" and not (tuple(images.shape[-2:]) == (size, size) and size <= data_size):

@@ -1,9 +1,6 @@
 """Other people's benchmarks, run on our sets. ``ddranking`` needs the extra: ``pip install 'ddoq-plugin[ddranking]'``.
 
-Names are imported on first use: without the extra everything but the host itself still works.
-"""
-
-from __future__ import annotations
+Names are imported on first use: without the extra everything but the host itself still works."""
 
 from typing import TYPE_CHECKING
 

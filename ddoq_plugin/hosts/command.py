@@ -1,7 +1,5 @@
 """``ddoq ddranking``: DD-Ranking's scores of sets on the command line."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated, Any

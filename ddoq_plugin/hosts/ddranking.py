@@ -4,8 +4,7 @@
 ...                             settings=host_settings("short"), work_folder="runs/ddranking")
 
 Only two of its evaluators can run, ``LabelRobustScoreSoft`` and ``AugmentationRobustScore``, both with a teacher's
-labels of every augmented batch (its mode 'M') and with images from folders; these are the ones used.
-"""
+labels of every augmented batch (its mode 'M') and with images from folders; these are the ones used."""
 
 from __future__ import annotations
 
@@ -63,8 +62,7 @@ def score_with_ddranking(
     from fractions (``lrs`` or ``ars``), and as DD-Ranking prints it, from percent (``lrs_ddranking``,
     ``ars_ddranking``). ``weights`` says how weights entered: ``equal`` (the set has none), ``ignored``, ``loss`` or
     ``sampler``. The random reference is the same for all sets of one IPC, and never weighted.
-    EvaluationError: DD-Ranking is missing or of another version, or a set, model or protocol does not fit.
-    """
+    EvaluationError: DD-Ranking is missing or of another version, or a set, model or protocol does not fit."""
     check_host()
     settings = settings or HostSettings()
     if metric not in RAW:

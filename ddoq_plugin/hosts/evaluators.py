@@ -1,9 +1,6 @@
 """DD-Ranking's two evaluators, with the accuracies they only print, and with seeds of their own for every training.
 
-The subclasses decide which learning rates are searched and seed what is drawn; training and scoring are the host's.
-"""
-
-from __future__ import annotations
+The subclasses decide which learning rates are searched and seed what is drawn; training and scoring are the host's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,8 +21,7 @@ class HostRun:
     """One call of an evaluator: its seeds, and what it found.
 
     ``reference``: the trainings on random images by (evaluation, role). They depend on seed, IPC, student and
-    settings, not on the set, so that sets share them. ``found``: {evaluation: {role: (percent, learning rate)}}.
-    """
+    settings, not on the set, so that sets share them. ``found``: {evaluation: {role: (percent, learning rate)}}."""
 
     settings: HostSettings
     seed: int

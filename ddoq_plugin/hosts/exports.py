@@ -40,8 +40,7 @@ class HostData:
     """A dataset as DD-Ranking's evaluators find it, under the ``name`` that it has there.
 
     ``folder`` holds ``train/00000/00000.png`` and ``val/...`` (the test images), or, where ``own``, the files of one of
-    its own datasets. ``image_size`` is the side in pixels that students see.
-    """
+    its own datasets. ``image_size`` is the side in pixels that students see."""
 
     name: str
     folder: Path
@@ -93,8 +92,7 @@ def export_set(
 
     ``images/00000/00000.png``: class folders. ``images.pt``: float32 [n, 3, H, W], class-major, normalised by
     ``normaliser``; exact for a set of floats. ``labels.pt``: float32 logits [n, C], the set's own or the ``teacher``'s;
-    left out where there is neither. ``lr.pt``: a scalar, where ``learning_rate`` is given.
-    """
+    left out where there is neither. ``lr.pt``: a scalar, where ``learning_rate`` is given."""
     folder = Path(folder)
     if (folder / "images").exists():
         raise DataError(f"{folder} already holds an exported set; give a new folder or remove the old one")
@@ -123,8 +121,7 @@ def stored_set(made: DistilledSet, data: HostData, store: Store) -> Path:
 
 def check_set(made: DistilledSet, data: HostData | ImageData, train_counts: Tensor | None) -> None:
     """Raise EvaluationError unless the set fits the dataset, has one number of images a class and is pictures that
-    the host can read: it knows nothing of preprocessing, mosaics and regression targets.
-    """
+    the host can read: it knows nothing of preprocessing, mosaics and regression targets."""
     if made.preprocessing.kind != "none" or made.mosaic > 1 or made.target_kind == "regression":
         raise EvaluationError(
             "DD-Ranking's scores train on plain pictures, and the set is preprocessed, a mosaic or has regression "

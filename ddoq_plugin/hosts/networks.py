@@ -1,8 +1,7 @@
 """DD-Ranking's own architectures as students and teachers of this package, where the extra is installed.
 
 ``ddranking:ConvNet-3`` is a student wherever one is named (sweeps, ``ddoq evaluate``, teachers), as ``timm:NAME`` is;
-``ddranking:ResNet-18-BN:torchvision`` is DD-Ranking's torchvision form of a name.
-"""
+``ddranking:ResNet-18-BN:torchvision`` is DD-Ranking's torchvision form of a name."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ def split_name(name: str) -> tuple[str, bool]:
 def build_host_student(name: str, num_classes: int, image_size: int) -> nn.Module:
     """Return DD-Ranking's model ``name`` in float32 on the CPU, initialised from the global random state.
 
-    UnknownNameError: it has no such model. EvaluationError: the model does not take the images, or no DD-Ranking.
-    """
+    UnknownNameError: it has no such model. EvaluationError: the model does not take the images, or no DD-Ranking."""
     check_host()
     from ddranking.utils import build_model
 
@@ -70,8 +68,7 @@ def check_host_student(student: str, data: ImageData, protocol: Protocol) -> Non
 def stored_teacher(data: ImageData, student: str, settings: HostSettings, device: str, store: Store) -> Teacher:
     """Return any student, DD-Ranking's (``ddranking:NAME``) or ours, trained once by the settings' teacher protocol.
 
-    Its test accuracy is also the full-data accuracy of that architecture.
-    """
+    Its test accuracy is also the full-data accuracy of that architecture."""
     protocol, seed = teacher_training(settings, score_protocol(settings)), settings.teacher_seed
     check_host_student(student, data, protocol)
     key = trained_teacher_key(data, student, protocol, seed)

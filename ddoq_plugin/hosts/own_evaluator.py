@@ -2,8 +2,7 @@
 
 The same protocol, learning rates and seeds as :func:`~ddoq_plugin.hosts.ddranking.score_with_ddranking`, with two
 differences that matter: the learning rate is chosen on the validation split, never on test, and the accuracy is that of
-the last epoch, not the best of several.
-"""
+the last epoch, not the best of several."""
 
 from __future__ import annotations
 
@@ -65,8 +64,7 @@ def own_scores(
     alone. ``seed``, ``device``, ``work_folder``: as in ``score_with_ddranking``; the two share teachers.
 
     The columns are those of ``score_with_ddranking``, with ``val_...`` beside the learning rates ``lr_...``.
-    EvaluationError: a set, student or protocol does not fit.
-    """
+    EvaluationError: a set, student or protocol does not fit."""
     unknown = [metric for metric in metrics if metric not in ROLES]
     if unknown or not metrics:
         raise EvaluationError(f"there is no metric {(unknown or [''])[0]!r}; use 'lrs' or 'ars'")
@@ -89,8 +87,7 @@ def role_protocols(protocol: Protocol) -> dict[str, Protocol]:
     """Return the trainings that the scores compare, from the one with soft labels and augmentation (``soft``).
 
     ``hard``: class labels, the same crops and mirrors, no mixing, as LRS in DD-Ranking trains it (use_aug_for_hard
-    False). ``plain``: soft labels of the images as they are (ARS without augmentation).
-    """
+    False). ``plain``: soft labels of the images as they are (ARS without augmentation)."""
     hard: dict[str, Any] = {"label_mode": "hard", "loss": {"name": "cross_entropy"}, "mixing": {}}
     changes: dict[str, dict[str, Any]] = {"hard": hard, "plain": {"augmentation": {}, "mixing": {}}}
     return {"soft": protocol} | {
@@ -194,8 +191,7 @@ class _Bench:
     ) -> tuple[Protocol, SoftLabelBank | None]:
         """Return the protocol of trainings that see the same batches, and these batches' labels, made once in memory.
 
-        A single training, or one of very many labels, has none: it asks the teacher step by step.
-        """
+        A single training, or one of very many labels, has none: it asks the teacher step by step."""
         stored = protocol.model_copy(update={"label_mode": "soft_stored", "students": {}})
         numbers = stored.numbers(self.student, len(training), self.data.num_classes)
         logits = numbers.steps * numbers.batch_size * self.data.num_classes

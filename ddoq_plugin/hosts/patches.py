@@ -3,8 +3,6 @@
 Nothing is changed on disk, and what is changed in memory is put back. Lines are those of the wheel ``ddranking`` 0.2.0.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import random
@@ -61,8 +59,7 @@ def patched_host(
 
     ``full_data``: model name -> full-data accuracy in percent. ``new_evaluation`` is called where an evaluator begins a
     repetition, ``epoch_done`` after every epoch of every training. ``weights_of`` returns the weights float [n] of the
-    images of a folder, in the order of their file names (None: equal).
-    """
+    images of a folder, in the order of their file names (None: equal)."""
     from ddranking.metrics import aug_robust, soft_label
     from ddranking.utils import train_and_eval
 

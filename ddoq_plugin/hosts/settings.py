@@ -30,8 +30,7 @@ class HostSettings(BaseModel):
     which it reports the best. ``balance``: w of LRS, g of ARS. ``weighting`` says how weights of a set enter: ``loss``
     (each image's loss is multiplied), ``sampler`` (images are drawn in proportion, with replacement) or ``off``.
     ``teacher_folder``: your own teachers, ``<folder>/<dataset>/<model>/ckpt_best.pt``. ``full_data_accuracy``: of the
-    student, in percent, where it is known. ``workers``: processes of DD-Ranking's data loaders.
-    """
+    student, in percent, where it is known. ``workers``: processes of DD-Ranking's data loaders."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     protocol: ProtocolConfig = "ddranking_d4m_cifar"
@@ -77,8 +76,7 @@ def score_protocol(settings: HostSettings) -> Protocol:
 def training_arguments(protocol: Protocol, ipc: int, *, metric: str) -> dict[str, Any]:
     """Return ``protocol`` as keyword arguments of DD-Ranking's evaluators, without data, paths and transforms.
 
-    Raises EvaluationError where its evaluators have no words for a setting.
-    """
+    Raises EvaluationError where its evaluators have no words for a setting."""
 
     def unsaid(what: str, mend: str) -> EvaluationError:
         message = f"protocol {protocol.name!r} {what}, which DD-Ranking's evaluators cannot do; use {mend}"
@@ -149,8 +147,7 @@ def jobs_of(
 ) -> list[tuple[int, str, DistilledSet, str]]:
     """Return (place, label, set, way) of everything that is scored; labels are given or those of the provenance.
 
-    A weighted set is scored without its weights (``ignored``) and, unless ``weighting`` is ``off``, with them.
-    """
+    A weighted set is scored without its weights (``ignored``) and, unless ``weighting`` is ``off``, with them."""
     if isinstance(sets, Mapping):
         named = list(sets.items())
     else:

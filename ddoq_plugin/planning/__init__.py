@@ -1,10 +1,7 @@
 """Planning: what a config will cost, in hours, disk and memory, before anything runs; and what cannot fit.
 
 Nothing is computed here: images are counted, networks are counted on torch's meta device, and rates come from earlier
-rows or, stated with their sources, from rates.yaml. Nothing imports this package but the command line.
-"""
-
-from __future__ import annotations
+rows or, stated with their sources, from rates.yaml. Nothing imports this package but the command line."""
 
 from typing import TYPE_CHECKING
 

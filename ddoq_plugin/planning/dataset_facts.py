@@ -41,8 +41,7 @@ class DatasetFacts:
     def stand_in(self, *, smallest: bool = False) -> Any:
         """Return what a method's ``check`` and ``work`` look at: the dataset, or an object with its class sizes.
 
-        ``smallest`` gives the first class the size of the smallest, which decides what fits.
-        """
+        ``smallest`` gives the first class the size of the smallest, which decides what fits."""
         if self.data is not None:
             return self.data
         sizes = (self.smallest, *self.train[1:]) if smallest else self.train

@@ -1,7 +1,6 @@
 """What of a config is finished: in its store and in its run's folder, by the very keys that a sweep asks for.
 
-Manifests and rows are looked for, not read through: a sweep verifies what it uses.
-"""
+Manifests and rows are looked for, not read through: a sweep verifies what it uses."""
 
 from __future__ import annotations
 

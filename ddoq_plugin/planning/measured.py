@@ -1,7 +1,5 @@
 """Rates measured by earlier runs: what rows and stored artifacts say of the same work on the same kind of device."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import statistics
@@ -25,8 +23,7 @@ class Measured:
 
     An artifact counts where its key is the same but for the images; a set's own part is known by rows of the same
     method and settings; a row counts for ``label`` if it has the same teacher and for ``train`` the same student, under
-    the same protocol. Everywhere the same dataset or prior, and the same kind of device. None where nothing counts.
-    """
+    the same protocol. Everywhere the same dataset or prior, and the same kind of device. None where nothing counts."""
 
     def __init__(self, config: SweepConfig, device: str, dataset: str, protocol: str) -> None:
         self.device, self._protocol, self._store = device, protocol, config.store_folder

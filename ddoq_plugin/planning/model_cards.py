@@ -1,7 +1,5 @@
 """The published priors at full size: what they cost. ``benchmarks/random_pipelines.py`` builds their architectures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,8 +20,7 @@ class PublishedPrior:
     ``components`` are the parameters of each network as diffusers keeps it, ``parameters`` their sum.
     ``forward_flops`` is one forward pass of the denoiser for one image and one branch (with guidance above 1 an image
     takes two), ``encode_flops`` and ``decode_flops`` the auto-encoder's for one image of ``image_size`` pixels,
-    ``text_flops`` the text encoder's for one prompt (0 without one); a multiply-add counts as two.
-    """
+    ``text_flops`` the text encoder's for one prompt (0 without one); a multiply-add counts as two."""
 
     registry_name: str
     image_size: int

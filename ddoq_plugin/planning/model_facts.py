@@ -76,8 +76,7 @@ def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gp
 
     A published prior's numbers are those of :mod:`.model_cards`; a recipe's and an unknown folder's are
     counted from their configurations; "pixel" and no prior cost nothing, their latents are the pixels. DDOQError for a
-    prior of another kind, of which nothing can be known without loading it.
-    """
+    prior of another kind, of which nothing can be known without loading it."""
     if config is None or config.name == "pixel":
         size = (config.options().get("image_size") if config else None) or image_size
         return PriorCard(config.name if config else "none", size, (3, size, size), 0, 0, 0, 0, "float32")
@@ -109,8 +108,7 @@ def prior_facts(config: PriorConfig | None, image_size: int, classes: int, *, gp
 def published_name(config: PriorConfig) -> str | None:
     """Return the published prior that a config means, by its folder's configuration or else by its name.
 
-    None for another architecture. A folder that is not there is taken for the published prior of its kind.
-    """
+    None for another architecture. A folder that is not there is taken for the published prior of its kind."""
     folder = Path(str(config.path)).expanduser()
     if config.name == "stable_diffusion":
         unet = _component(folder, "unet")

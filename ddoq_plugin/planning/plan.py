@@ -1,7 +1,5 @@
 """The plan of a sweep: its stages with counts, hours, disk and memory, before anything runs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +59,7 @@ def make_plan(
     ``disk_bytes`` is the free disk where it will run; None looks at the store's folder. ``assume_data`` takes the
     published numbers of images of a known dataset in place of its files. ``assume_weights`` plans although weights are
     not there. Raises DDOQError where there is nothing to plan: names that do not exist, a missing dataset or teacher,
-    unknown hardware.
-    """
+    unknown hardware."""
     for plugin in config.plugins:
         load_plugin(plugin)
     refusals.check_names(config)

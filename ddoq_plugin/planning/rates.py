@@ -1,7 +1,5 @@
 """The stated rates (rates.yaml) and the hardware that a plan is made for."""
 
-from __future__ import annotations
-
 import functools
 from importlib import resources
 from typing import Literal
@@ -99,8 +97,7 @@ def pick_hardware(
 ) -> Hardware:
     """Return the hardware of a plan; what is not said is this machine's, or that assumed beside a named GPU.
 
-    ConfigError for an unknown device, and where the config's workers take GPUs and none is named or here.
-    """
+    ConfigError for an unknown device, and where the config's workers take GPUs and none is named or here."""
     rates = load_rates()
     if device is None:
         device = _own_gpu() if wants_gpu else CPU

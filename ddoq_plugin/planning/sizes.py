@@ -1,7 +1,6 @@
 """Bytes on disk and in memory, by the formulae of the code that writes and holds them; and numbers for people.
 
-Memory is what one worker holds at its peak beside memory-mapped files; see the classes named at each function.
-"""
+Memory is what one worker holds at its peak beside memory-mapped files; see the classes named at each function."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ def pixels(count: int, size: int) -> int:
 def bank_disk(images: int, classes: int, top_k: int | None = None) -> int:
     """Bytes of a bank of soft labels: the teacher's logits in float16 and the plan of each labelled image.
 
-    With ``top_k``, that many logits, their classes and the one logit of the rest (``evaluation/pruning.py``).
-    """
+    With ``top_k``, that many logits, their classes and the one logit of the rest (``evaluation/pruning.py``)."""
     if top_k is None:
         return images * (classes * FLOAT16 + BANK_PLAN)
     number = 2 if classes < 2**15 else 4
@@ -48,8 +46,7 @@ def set_memory(count: int, stored: int, protocol: Protocol, image_size: int) -> 
     """Bytes of a set in main memory on its way to a training's device, and as it is held there.
 
     Held: uint8 at the size that is cut, and floats where they are few (``Inputs``). On its way: twice while it is
-    resized (``fit_size``).
-    """
+    resized (``fit_size``)."""
     from ..evaluation.inputs import source_size
 
     source = source_size(stored, protocol.augmentation, image_size, protocol.scoring.resize)

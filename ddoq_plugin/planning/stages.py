@@ -1,7 +1,5 @@
 """The stages of a config: how much is to do, how long it takes and what it needs."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 
@@ -28,8 +26,7 @@ class Stage:
 
     ``asks`` is the stage of the config whose ``resources`` its workers have. ``tasks`` of which ``done`` are finished;
     ``work`` says in words what is to do. ``disk`` are bytes that it writes. ``memory`` are bytes that one worker holds
-    at its peak in main memory, ``held`` those on its GPU, if it has one. No more than ``limit`` tasks run at once.
-    """
+    at its peak in main memory, ``held`` those on its GPU, if it has one. No more than ``limit`` tasks run at once."""
 
     name: str
     asks: str
@@ -96,8 +93,7 @@ class Stage:
     ) -> None:
         """Add ``images`` times ``flops`` of a network, at the measured images a second where there are any.
 
-        ``use`` names the share of the peak in rates.yaml.
-        """
+        ``use`` names the share of the peak in rates.yaml."""
         if not images or not flops:
             return
         if measured:

@@ -36,8 +36,7 @@ class Shared:
     that share it; ``student`` is empty for a bank.
 
     ``images`` are those seen or labelled in all, ``batch`` those of a step, ``size`` those of the set; ``side`` are the
-    pixels a side of the set's images.
-    """
+    pixels a side of the set's images."""
 
     kind: str
     student: str

@@ -1,10 +1,7 @@
 """Priors: generative models that encode images to latents and turn (noised) latents back into images of a class.
 
 ``load_prior("dit", path=folder)`` reads any diffusers pipeline of the kind; ``train_prior(data, folder, recipe, seed)``
-makes a small one, in the same layout, where no pretrained model fits.
-"""
-
-from __future__ import annotations
+makes a small one, in the same layout, where no pretrained model fits."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """The auto-encoder: encoding and decoding without a denoiser, and the base of the latent diffusion priors."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings
@@ -32,8 +30,7 @@ class AutoencoderPrior(Prior):
     """An ``AutoencoderKL`` or ``AutoencoderTiny`` alone: ``generate`` only decodes, at strength 0.
 
     Latents are (z - shift) * scale, with the shift and scaling factor of the auto-encoder's configuration. The encoder
-    of an ``AutoencoderTiny`` is deterministic: a sample of its posterior is its mode.
-    """
+    of an ``AutoencoderTiny`` is deterministic: a sample of its posterior is its mode."""
 
     name = "autoencoder"
     can_denoise = False
@@ -133,8 +130,7 @@ def load_autoencoder(
 
     ``image_size`` (pixels a side) is a multiple of its downsampling; None is the size of its training where its
     configuration has one. ``channels_last`` and ``tiling`` are as for ``load_dit``. Raises PriorError where the folder
-    is missing, incomplete or of another kind.
-    """
+    is missing, incomplete or of another kind."""
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     folder = fetch(path, "vae")

@@ -1,7 +1,5 @@
 """Prior, the interface of every generative model that a distiller works with."""
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,8 +24,7 @@ class Prior(ABC):
 
     All tensors that come in and go out lie on the CPU. The noise of an image comes from its own integer seed, so an
     image depends on its latent, class and seed, not on the others of its batch (up to the rounding of floating-point
-    sums, which follows the batch's size).
-    """
+    sums, which follows the batch's size)."""
 
     name: str
     title: str = ""  # as configured, with its recipe or the last part of its path; empty: the name
@@ -100,8 +97,7 @@ class Prior(ABC):
         """Say which classes the class ids 0, 1, ... of the dataset mean.
 
         ``wordnet_ids`` (one a class, as ``ImageData.wnids`` has them) settle the classes of an ImageNet prior without
-        regard to their names. Raises PriorError naming a class that is unknown here, with the nearest known ones.
-        """
+        regard to their names. Raises PriorError naming a class that is unknown here, with the nearest known ones."""
         names = tuple(class_names)
         self._match(names, None if wordnet_ids is None else tuple(wordnet_ids))
         self.class_names = names
@@ -115,8 +111,7 @@ class Prior(ABC):
         Images of another size are resized (bilinear with anti-aliasing, aspect not kept). Latents are in the scale of
         the denoiser (scaling factor applied). ``sample`` draws from the encoder's posterior with one integer of
         ``seeds`` an image; otherwise its mode is taken. Raises PriorError for a wrong shape or range and for an encoder
-        that returns NaN.
-        """
+        that returns NaN."""
         self._check_images(images)
         if sample and (seeds is None or len(seeds) != len(images)):
             raise PriorError("sampling the encoder's posterior needs one seed an image: give seeds, or sample=False")
@@ -166,8 +161,7 @@ class Prior(ABC):
         prior's. A pass takes whole classes where the guide is set-wide, also where a class has more images.
 
         Returns float32 images [B, 3, S, S] in [0, 1]. Raises PriorError for wrong shapes, NaN, settings out of range,
-        an unknown scheduler, one that takes no guide, and a class too large for the memory under a set-wide guide.
-        """
+        an unknown scheduler, one that takes no guide, and a class too large for the memory under a set-wide guide."""
         self._check_call(latents, class_ids, seeds)
         if not (math.isfinite(strength) and 0 <= strength <= 1):
             raise PriorError(f"strength is {strength}: give a number from 0 (decode only) to 1 (full noise)")
@@ -203,8 +197,7 @@ class Prior(ABC):
         """Return the noise (float32 [B, *latent_shape]) that DDIM without guidance turns into ``latents``.
 
         DDIM inversion: the deterministic sampler (Song et al., "Denoising Diffusion Implicit Models", 2021, equation
-        14) run from clean to noisy under each class's condition, at guidance 1. It is exact as ``steps`` grows.
-        """
+        14) run from clean to noisy under each class's condition, at guidance 1. It is exact as ``steps`` grows."""
         self._check_call(latents, class_ids, None)
         begun = self._begin_inversion(steps)
 

@@ -1,7 +1,5 @@
 """How many images a forward pass takes: a size that fits in memory, found without ever dying of it."""
 
-from __future__ import annotations
-
 import gc
 import warnings
 from bisect import bisect_right
@@ -31,8 +29,7 @@ class Batching:
 
     ``wanted`` is a number of images, or "auto": the largest power of two that an estimate of the memory allows. A pass
     that runs out of memory is repeated with half its images, and the size that failed is not tried again.
-    ``image_bytes`` estimates the working memory of a stage for one image.
-    """
+    ``image_bytes`` estimates the working memory of a stage for one image."""
 
     def __init__(self, wanted: int | str, device: torch.device, image_bytes: Callable[[str], int]) -> None:
         self.wanted = None if wanted == AUTO else positive(wanted)

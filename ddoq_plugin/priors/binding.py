@@ -1,7 +1,5 @@
 """Class names: which class of a prior a dataset means by a name."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter
@@ -25,8 +23,7 @@ def match_classes(
     A name matches, in this order: what ``chosen`` says of it (an id or a known name), the WordNet id (n01440764) of a
     class, the whole name exactly, the whole name but for case, underscores and hyphens, and one of the alternatives of
     a name such as "tench, Tinca tinca" (of either side). A name that matches nothing or several classes, and two names
-    that match the same class, raise PriorError.
-    """
+    that match the same class, raise PriorError."""
     chosen, find, ids = chosen or {}, _finder(known, wordnet_ids), []
     for name in class_names:
         choice = chosen.get(name, name)
@@ -78,8 +75,7 @@ def read_class_names(source: str | Path | Sequence[str]) -> tuple[list[str], lis
     """Return (names, WordNet ids or None) from a sidecar, in the order of the prior's class ids.
 
     ``source`` is a list of names or the path of a JSON file: a list of names, or an object with the list
-    ``class_names`` and, where it is known, the list ``wordnet_ids``.
-    """
+    ``class_names`` and, where it is known, the list ``wordnet_ids``."""
     if not isinstance(source, (str, Path)):
         return list(source), None
     try:

@@ -1,7 +1,5 @@
 """The DiT prior: any ``DiTPipeline`` (facebook/DiT-XL-2-256, or one made by ``train_prior``)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,7 @@ class DiTPrior(LatentDiffusionPrior):
     """A class-conditional diffusion transformer (Peebles & Xie, 2023) over an auto-encoder's latents.
 
     The null class of classifier-free guidance is the last row of the label embedding, whatever the number of classes
-    (the stock pipeline's own call fixes it at 1000). The channels of a learned variance are dropped.
-    """
+    (the stock pipeline's own call fixes it at 1000). The channels of a learned variance are dropped."""
 
     name = "dit"
 
@@ -110,8 +107,7 @@ def load_dit(
     ``tiling`` decodes in overlapping tiles, which needs less memory and changes images a little; None: only where one
     whole image does not fit; False: never. ``compile`` runs the denoiser through ``torch.compile`` (results differ by
     rounding; the first batch of each size takes minutes at full size); where there is no compiler, it warns and runs as
-    it is. Raises PriorError where the folder is missing, incomplete or of another kind.
-    """
+    it is. Raises PriorError where the folder is missing, incomplete or of another kind."""
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     folder, index = locate(path, DiTPipeline, ("DiTPipeline",), _COMPONENTS)

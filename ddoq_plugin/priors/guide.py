@@ -1,8 +1,7 @@
 """Guides: hooks of the denoising loop that shift the latents after each step of the scheduler.
 
 Every tensor of a :class:`GuideStep` is in the variance-preserving scale z_t = sqrt(a_t) x0 + sqrt(1 - a_t) eps, with
-the cumulative alpha a_t, whatever scale the scheduler works in. So a guide's formula holds for each of ``GUIDABLE``.
-"""
+the cumulative alpha a_t, whatever scale the scheduler works in. So a guide's formula holds for each of ``GUIDABLE``."""
 
 from __future__ import annotations
 
@@ -35,8 +34,7 @@ class GuideStep:
     Diffusion Probabilistic Models", 2020, equation 7; DDIM's at eta = 1). Latents are [b, C, h, w]: ``z_t`` (float32)
     entered the step; ``x0`` are the clean ones predicted under classifier-free guidance, before any clipping by the
     scheduler; ``z_prev`` the scheduler's next ones. ``class_ids`` and ``rows`` are int64 [b] on the CPU; ``rows`` says
-    where these images stand in the call of ``generate``.
-    """
+    where these images stand in the call of ``generate``."""
 
     index: int
     steps: int
@@ -55,8 +53,7 @@ class Guide(ABC):
 
     ``set_wide``: the guide compares images of a class, so every batch holds whole classes; where the memory does not
     hold one, ``generate`` raises PriorError. ``gradients``: autograd is on during the call (it is off otherwise, and
-    the tensors of the step never carry a graph).
-    """
+    the tensors of the step never carry a graph)."""
 
     set_wide: ClassVar[bool] = False
     gradients: ClassVar[bool] = False
@@ -93,8 +90,7 @@ class BatchGuide:
     ) -> Tensor:
         """Return ``after`` (the latents that the scheduler's step returned) with the guide's shift.
 
-        ``noisy`` is the network's input in step ``index`` of ``times``, ``output`` what the network returned.
-        """
+        ``noisy`` is the network's input in step ``index`` of ``times``, ``output`` what the network returned."""
         import torch
 
         alpha, alpha_prev = _alphas(scheduler, times, index)
@@ -127,8 +123,7 @@ def clean_latents(noisy: Tensor, output: Tensor, alpha_bar: float, prediction: s
     """Return x0 for z_t ``noisy`` and the network's ``output`` of kind ``prediction``.
 
     epsilon: (z - sqrt(1-a) eps) / sqrt(a); v: sqrt(a) z - sqrt(1-a) v (Salimans & Ho, "Progressive Distillation for
-    Fast Sampling of Diffusion Models", 2022, appendix D).
-    """
+    Fast Sampling of Diffusion Models", 2022, appendix D)."""
     signal, noise = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     if prediction == "sample":
         return output

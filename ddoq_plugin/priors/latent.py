@@ -1,7 +1,5 @@
 """What the latent diffusion priors share: noising, guidance and inversion over an auto-encoder's latents."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from typing import Any
 
@@ -22,8 +20,7 @@ class LatentDiffusionPrior(AutoencoderPrior):
     Latents are kept in float32 between the networks, whatever the dtype of the weights. ``eta`` in [0, 1] is the
     stochasticity of DDIM (0: deterministic); other schedulers have none. With guidance above 1 the conditional and the
     null branch are one forward pass; at 1 there is no null branch. ``layout`` are the auto-encoder's ``channels_last``
-    and ``tiling``.
-    """
+    and ``tiling``."""
 
     can_denoise = True
 

@@ -1,7 +1,5 @@
 """load_prior: a prior by its registry name."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 
@@ -29,8 +27,7 @@ def load_prior(
     estimate of the memory allows (at most 64 on the CPU, 256 on CUDA; ``batching.py`` has the rule). Either is halved
     where memory runs out. It is not part of the fingerprint: images depend on it up to rounding. ``options`` are those
     of the prior's loader (``load_dit``, ``load_stable_diffusion``, ``load_autoencoder``, ``load_pixel``).
-    Raises UnknownNameError for an unknown name and PriorError for everything that is wrong with the rest.
-    """
+    Raises UnknownNameError for an unknown name and PriorError for everything that is wrong with the rest."""
     loader, flags = PRIORS.load(name), PRIORS.entry(name).flags
     if flags.get("needs_path") and path is None:
         raise PriorError(f"the prior {name!r} needs path=: the folder or hub id of its pipeline")

@@ -1,7 +1,5 @@
 """A training loop that can be killed at any moment and gives the same bits when it is run again."""
 
-from __future__ import annotations
-
 import functools
 import math
 import os
@@ -34,8 +32,7 @@ def train_resumably(
     AdamW, set by ``settings``, trains the first of ``modules``. ``step`` must depend on nothing but t and the modules:
     its random numbers come from generators named by t, so that the file ``checkpoint`` (modules, optimizer, t) is all
     that a later run needs to go on as if nothing had happened. The file is replaced atomically, at least every
-    ``checkpoint_seconds``, and once more at the end. PriorError for a loss that is NaN or infinite then.
-    """
+    ``checkpoint_seconds``, and once more at the end. PriorError for a loss that is NaN or infinite then."""
     trained, steps = next(iter(modules.values())).parameters(), settings.steps
     optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     rates = warmup_cosine(settings.learning_rate, steps, settings.warmup)

@@ -1,7 +1,5 @@
 """The stock diffusers modules of an embedded prior, built from a recipe."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -35,8 +33,7 @@ def build_denoiser(
     """Return an untrained class-conditional DiT whose class ``num_classes`` is the null class.
 
     The adaptive layer norms and the output layer start at zero ("adaLN-Zero", Peebles & Xie, "Scalable Diffusion Models
-    with Transformers", 2023, section 3.2), which the diffusers class leaves to the caller.
-    """
+    with Transformers", 2023, section 3.2), which the diffusers class leaves to the caller."""
     with seeded(seed):
         model = DiTTransformer2DModel(
             num_attention_heads=recipe.heads,
@@ -75,8 +72,7 @@ def fold_standardisation(vae: AutoencoderKL, mean: torch.Tensor, std: torch.Tens
 
     The affine map goes into the 1x1 convolution behind the encoder (whose second half gives log variances, hence
     -2 log std) and its inverse into the one before the decoder: images decode as before, and the pipeline needs no
-    scaling factor.
-    """
+    scaling factor."""
     channels = mean.numel()
     inverse = torch.cat([1 / std, torch.ones_like(std)])
     vae.quant_conv.weight.mul_(inverse[:, None, None, None])

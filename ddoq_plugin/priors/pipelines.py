@@ -1,7 +1,5 @@
 """Pipeline folders: where a prior lies on disk, whether it is whole, and its fingerprint."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -35,8 +33,7 @@ def locate(
 
     ``accepted`` are the pipeline classes that may be there, checked before weights are fetched. ``components`` are the
     parts that will be loaded, True for those with weights; those in ``skip`` are not fetched. Raises PriorError where
-    there is no such pipeline or it is not whole.
-    """
+    there is no such pipeline or it is not whole."""
     folder = Path(path).expanduser()
     if folder.exists() and not folder.is_dir():
         raise PriorError(f"the prior {path} is a file: give the folder of a {pipeline.__name__}")

@@ -1,7 +1,5 @@
 """The pixel prior: images are their own latents."""
 
-from __future__ import annotations
-
 import hashlib
 
 import torch

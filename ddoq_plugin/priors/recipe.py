@@ -26,8 +26,7 @@ class AutoencoderRecipe(_Section):
 
     ``channels`` are the widths of its levels, finest first: every level but the last halves the resolution. The loss
     is the mean squared error of images in [-1, 1] plus ``kl_weight`` times the KL divergence to N(0, 1), both as means
-    over elements. AdamW; the rate rises linearly over ``warmup`` of the steps and falls to zero by a cosine.
-    """
+    over elements. AdamW; the rate rises linearly over ``warmup`` of the steps and falls to zero by a cosine."""
 
     channels: tuple[Count, ...] = Field(min_length=1)
     latent_channels: Count = 4
@@ -87,8 +86,7 @@ class PriorRecipe(_Section):
     """Every number of an embedded prior's training. ``source`` says where they come from.
 
     ``image_size`` (pixels a side) is the size that the recipe was made for; None takes any size that the auto-encoder
-    can halve.
-    """
+    can halve."""
 
     source: str
     image_size: Count | None = None

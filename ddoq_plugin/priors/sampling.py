@@ -1,7 +1,5 @@
 """Samplers: schedulers by name, the denoising loop and DDIM inversion. Works with any noise predictor."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable
@@ -65,8 +63,7 @@ class Course:
 def partial_course(scheduler: SchedulerMixin, steps: int, strength: float) -> Course:
     """Return the course of the last ``strength`` of ``steps``; PriorError as for :func:`whole_course`.
 
-    The rounding is that of diffusers' ``StableDiffusionImg2ImgPipeline.get_timesteps``: int(steps * strength) steps.
-    """
+    The rounding is that of diffusers' ``StableDiffusionImg2ImgPipeline.get_timesteps``: int(steps * strength) steps."""
     _check_steps(steps, strength, scheduler)
     scheduler.set_timesteps(steps)
     skipped = (steps - min(int(steps * strength), steps)) * scheduler.order

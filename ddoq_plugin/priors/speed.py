@@ -1,7 +1,5 @@
 """What makes a network's passes faster and leaves its results as they are, up to rounding."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +18,7 @@ to 1.3 times on the CPU and its U-Net 1.3 times; embedded priors are too small t
 def arrange(network: nn.Module, channels_last: bool | None) -> None:
     """Lay the convolutions of ``network`` out channels-last in place; None does so for large networks.
 
-    On a CPU its linear layers multiply by oneDNN in float32.
-    """
+    On a CPU its linear layers multiply by oneDNN in float32."""
     use_onednn(network)
     if channels_last is None:
         channels_last = sum(parameter.numel() for parameter in network.parameters()) >= LARGE
@@ -32,8 +29,7 @@ def arrange(network: nn.Module, channels_last: bool | None) -> None:
 class Compiled:
     """``torch.compile`` of a network; where compiling fails, a warning and the network as it is.
 
-    Compiling happens in the first call of each shape, and needs a C++ compiler (CPU) or Triton (CUDA).
-    """
+    Compiling happens in the first call of each shape, and needs a C++ compiler (CPU) or Triton (CUDA)."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network

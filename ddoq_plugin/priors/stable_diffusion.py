@@ -1,7 +1,5 @@
 """The Stable Diffusion prior: any ``StableDiffusionPipeline``, with prompts made from class names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,7 @@ _UNUSED = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder")
 class StableDiffusionPrior(LatentDiffusionPrior):
     """A text-conditional latent diffusion model (U-Net), epsilon or v-prediction as its scheduler says.
 
-    ``pipeline`` is in memory, ``fingerprint`` its identity; the options are those of ``load_stable_diffusion``.
-    """
+    ``pipeline`` is in memory, ``fingerprint`` its identity; the options are those of ``load_stable_diffusion``."""
 
     name = "stable_diffusion"
 
@@ -112,8 +109,7 @@ def load_stable_diffusion(
     guidance leads away from (default: D4M's code). ``image_size`` (pixels a side) is a multiple of the auto-encoder's
     downsampling; None is the size of its training. ``eta`` is the stochasticity of DDIM in [0, 1]. ``channels_last``,
     ``tiling`` and ``compile`` are as for ``load_dit``. Raises PriorError where the folder is missing, incomplete or of
-    another kind.
-    """
+    another kind."""
     device = pick_device(device)
     dtype = pick_dtype(dtype, device)
     folder, _ = locate(path, StableDiffusionPipeline, _ACCEPTED, _COMPONENTS, _UNUSED)

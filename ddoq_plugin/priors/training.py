@@ -53,8 +53,7 @@ def train_prior(
     device the networks run in bfloat16 autocast.
 
     Raises PriorError where recipe and image size do not fit, where the folder holds another prior, and where the
-    training diverges.
-    """
+    training diverges."""
     folder, chosen = Path(folder), pick_device(device)
     recipe.latent_size(data.image_size)  # PriorError where they do not fit
     call = {

@@ -1,8 +1,7 @@
 """Optimal quantisation of a class: codebooks, their masses and exact W2. Tensors in, tensors out.
 
 ``quantize`` makes one codebook, ``quantize_many`` those of a sweep from one Gram matrix,
-``StreamingQuantizer`` one of latents that are read once.
-"""
+``StreamingQuantizer`` one of latents that are read once."""
 
 from .api import quantize, quantize_many
 from .codebook import WEIGHTINGS, Codebook, effective_sample_size, shape_weights

@@ -3,8 +3,7 @@
 K = IPC: one image a point. K > IPC: the K points are quantised once more, weighted by their masses, down to IPC, and
 the class's samples are assigned to the new points. K < IPC: every point gets the same number of images (the left-over
 goes to the first points), which split its weight; so all weightings have the same images. Shared out in proportion to
-the masses instead, the images would do most of what the weights are to do.
-"""
+the masses instead, the images would do most of what the weights are to do."""
 
 from __future__ import annotations
 
@@ -22,8 +21,7 @@ class Allocation:
     """Points of a class, their masses and their images.
 
     ``points`` float32 [m, d], ``masses`` float64 [m] (sum 1), ``assignment`` int64 [N] of the class's samples to
-    the points, ``copies`` int64 [m]: the number of images of each point (sum IPC).
-    """
+    the points, ``copies`` int64 [m]: the number of images of each point (sum IPC)."""
 
     points: torch.Tensor
     masses: torch.Tensor
@@ -54,8 +52,7 @@ def allocate(
 
     ``share``: how K < IPC shares the images out, ``equal`` or ``proportional`` to the masses (largest remainder, at
     least one). ``masses``: how K > IPC quantises the points, by their ``voronoi`` masses, ``balanced``, or
-    ``unweighted`` as if they had none (D4M). ``name`` is the class's, for errors.
-    """
+    ``unweighted`` as if they had none (D4M). ``name`` is the class's, for errors."""
     points, weights, assignment = book.centroids, book.masses, book.assignment
     if len(points) > ipc:
         given, kind = None if masses == "unweighted" else weights, "balanced" if masses == "balanced" else "voronoi"
@@ -75,8 +72,7 @@ def allocate(
 def largest_remainder(shares: torch.Tensor, total: int) -> torch.Tensor:
     """Share ``total`` seats in proportion to ``shares`` [m] (non-negative) by largest remainder, at least one each.
 
-    int64 [m]; equal remainders go to the lower index. Raises DistillError if total < m.
-    """
+    int64 [m]; equal remainders go to the lower index. Raises DistillError if total < m."""
     if total < len(shares):
         raise DistillError(f"{total} images cannot be shared over {len(shares)} points with at least one each")
     spare, shares = total - len(shares), shares.double()
@@ -93,8 +89,7 @@ def largest_remainder(shares: torch.Tensor, total: int) -> torch.Tensor:
 def nearest_samples(latents: torch.Tensor, allocation: Allocation) -> torch.Tensor:
     """Return distinct samples of ``latents`` [N, d] that stand for the points: int64 [sum of copies], point by point.
 
-    A point takes the nearest samples of its own cell and, where the cell is too small, the nearest still free.
-    """
+    A point takes the nearest samples of its own cell and, where the cell is too small, the nearest still free."""
     distances = torch.cdist(latents.double(), allocation.points.double())
     outside = allocation.assignment.unsqueeze(1) != torch.arange(len(allocation.points))
     ranked = distances + outside * (1 + distances.max())  # any sample of the own cell before any of another's

@@ -1,7 +1,5 @@
 """``quantize`` and ``quantize_many``, the quantiser's front door, and which way of quantising costs less."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
@@ -55,8 +53,7 @@ def quantize(
     km_expand * K; None: K as in its published script).
 
     The codebook is on the device of the latents. Raises QuantizationError where K is out of range, a sample holds NaN
-    or infinity (class and sample named), weights are bad or options do not go together.
-    """
+    or infinity (class and sample named), weights are bad or options do not go together."""
     made = quantize_many(
         latents, [clusters], [seed], weights=weights, method=method, masses=masses, restarts=restarts,
         exchange=exchange, max_iterations=max_iterations, batch_size=batch_size, name=name,
@@ -82,8 +79,7 @@ def quantize_many(
     """Quantise one class for every K of ``clusters`` and every seed; one Gram matrix serves them all.
 
     ``{(K, seed): codebook}``, each the same as ``quantize(latents, K, seed=seed, ...)`` gives, which has the options
-    and the errors.
-    """
+    and the errors."""
     balanced, streams = masses == "balanced", method in ("minibatch", "d4m")
     if method not in METHODS:
         raise QuantizationError(f"Unknown quantisation method {method!r}: use one of {', '.join(METHODS)}.")
@@ -129,8 +125,7 @@ def gram_pays(samples: int, dimensions: int, clusters: int, restarts: int | None
     Where it costs up to one and a half times as much it is still taken, for the distortion that exchange gains; always
     up to 2048 samples, where that is 0.5-6 %. The gain falls with the samples per cell, so it buys no more. The other
     codebooks of a sweep, which would share the product, are left out of the account: a codebook must not depend on
-    what else was asked for.
-    """
+    what else was asked for."""
     if 8 * samples**2 > _GRAM_BYTES:
         return False
     restarts = restarts or default_restarts(clusters)

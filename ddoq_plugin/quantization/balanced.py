@@ -2,10 +2,7 @@
 
 From the Voronoi codebook two exact steps alternate: the transport of the samples to K points of mass 1/K, and the mean
 of each point's share. Where they come to rest, swaps of two samples go on (Hartigan's exchange under equal masses)
-until none of the three lowers W2. A sample's mass may be split between points; at most K - 1 samples are.
-"""
-
-from __future__ import annotations
+until none of the three lowers W2. A sample's mass may be split between points; at most K - 1 samples are."""
 
 import math
 
@@ -21,8 +18,7 @@ from .w2 import integer_masses
 def balanced_codebook(gram: Gram, labels: np.ndarray, clusters: int, limit: int) -> Codebook:
     """Return the balanced codebook reached from the partition ``labels`` int64 [N].
 
-    Its ``distortion`` is W2^2 with masses 1/K; ``assignment`` is the centroid of each sample's largest share.
-    """
+    Its ``distortion`` is W2^2 with masses 1/K; ``assignment`` is the centroid of each sample's largest share."""
     supply, demand = integer_masses(gram.weights, np.ones(clusters))
     shares = np.zeros((len(supply), clusters), dtype=np.int64)
     shares[np.arange(len(supply)), labels] = supply
@@ -48,8 +44,7 @@ def _alternate(
     """Alternate means and exact transport from ``shares``, then swaps, until neither lowers the cost.
 
     Returns the cost, the squared distances [N, K] to the centroids, and the shares [N, K] whose means these centroids
-    are. ``shares`` becomes the cheapest transport to them; at convergence the two are the same.
-    """
+    are. ``shares`` becomes the cheapest transport to them; at convergence the two are the same."""
     from . import transport_kernels as kernels
 
     sums, masses = np.empty(shares.shape[::-1]), np.empty(len(demand))

@@ -1,7 +1,5 @@
 """Checks of what a user gives to the quantiser, each with one sentence that says what to mend."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -19,8 +17,7 @@ def called(name: str | None) -> str:
 def as_matrix(latents: Tensor, name: str | None) -> Tensor:
     """Return ``latents`` [N, ...] as a detached floating-point matrix [N, d], without a copy where that is possible.
 
-    Raises QuantizationError where there are no samples, no dimensions or no real numbers.
-    """
+    Raises QuantizationError where there are no samples, no dimensions or no real numbers."""
     points = torch.as_tensor(latents).detach()
     if points.ndim == 0 or points.numel() == 0:
         raise QuantizationError(f"There are no latents of {called(name)} to quantise: give a tensor [N, ...].")
@@ -34,8 +31,7 @@ def as_masses(weights: Tensor, title: str) -> Tensor:
     """Return ``weights`` as float64 [N].
 
     Raises QuantizationError, which calls them ``title``, where there are none, one is negative or not finite, or all
-    are zero.
-    """
+    are zero."""
     values = torch.as_tensor(weights).to(torch.float64).reshape(-1)
     usable = len(values) > 0 and bool(torch.isfinite(values).all())
     if not usable or float(values.min()) < 0 or float(values.max()) <= 0:
@@ -46,8 +42,7 @@ def as_masses(weights: Tensor, title: str) -> Tensor:
 def as_weights(weights: Tensor | None, points: Tensor, name: str | None) -> Tensor | None:
     """Return sample weights as float64 [N] of mean 1 on the device of ``points``; None stays None (all equal).
 
-    Raises QuantizationError where their number is wrong, one is negative or not finite, or all are zero.
-    """
+    Raises QuantizationError where their number is wrong, one is negative or not finite, or all are zero."""
     if weights is None:
         return None
     values = torch.as_tensor(weights).detach().to(points.device).reshape(-1)

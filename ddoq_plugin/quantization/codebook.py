@@ -21,8 +21,7 @@ class Codebook:
     shares of the samples' weight that they stand for. ``distortion`` is W2^2 between the samples and (centroids,
     masses): the weighted mean squared distance, in squared latent units. ``assignment`` int64 [N] is the centroid of
     each sample (Voronoi: the nearest; balanced: that of its largest share). ``nearest`` int64 [K] is of the samples
-    assigned to each centroid the nearest one, so the K indices are distinct.
-    """
+    assigned to each centroid the nearest one, so the K indices are distinct."""
 
     centroids: Tensor
     masses: Tensor
@@ -49,8 +48,7 @@ class Codebook:
 def codebook_of(codes: Tensor, labels: Tensor, distances: Tensor, weights: Tensor | None) -> Codebook:
     """Make a codebook of ``codes`` [K, d] from labels int64 [N] and squared distances float64 [N]; no cell is empty.
 
-    ``weights`` float64 [N] of the samples, or None where all are equal.
-    """
+    ``weights`` float64 [N] of the samples, or None where all are equal."""
     shares = torch.ones_like(distances) if weights is None else weights
     masses = torch.bincount(labels.cpu(), weights=shares.cpu(), minlength=len(codes)).to(codes.device)
     distortion = float(shares @ distances / shares.sum())
@@ -64,8 +62,7 @@ def codebook_of(codes: Tensor, labels: Tensor, distances: Tensor, weights: Tenso
 def effective_sample_size(weights: Tensor) -> float:
     """Kish's effective sample size (sum w)^2 / sum w^2 of non-negative weights [K], in [1, K].
 
-    Raises QuantizationError where a weight is negative or not finite, or all are zero.
-    """
+    Raises QuantizationError where a weight is negative or not finite, or all are zero."""
     values = as_masses(weights, "Weights")
     return float(values.sum() ** 2 / (values**2).sum())
 
@@ -76,8 +73,7 @@ def shape_weights(masses: Tensor, weighting: str = "sqrt", alpha: float | None =
     ``weighting``: "uniform" (D4M), "counts" (the theory: proportional to the masses), "sqrt" (the best evidence for the
     heuristic of DDOQ's code, arXiv 2501.07681, seen in a public re-implementation) or "power" with the exponent
     ``alpha``: 0 is uniform, 0.5 sqrt, 1 counts. Raises QuantizationError for an unknown weighting, an exponent that is
-    missing, negative or out of place, and bad masses.
-    """
+    missing, negative or out of place, and bad masses."""
     if weighting not in WEIGHTINGS:
         raise QuantizationError(f"Unknown weighting {weighting!r}: use one of {', '.join(WEIGHTINGS)}.")
     if (weighting == "power") != (alpha is not None):

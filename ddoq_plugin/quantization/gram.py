@@ -13,8 +13,6 @@ finer product. So a distortion is right to 1e-4 at the very worst; on latents, w
 to 1e-7. Centroids and distortion come from the samples as they are, also where the partition is that of rounded ones.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -51,8 +49,7 @@ class Gram:
         """Mean squared distance of the points, not rounded, to ``centroids`` [K, d] that stand for parts of them.
 
         With ``masses`` p_k [K] of sum 1 and ``means`` y_k [K, d] of the parts, and all vectors taken from the centre,
-        it is the mean of |x|^2 plus sum_k p_k <z_k, z_k - 2 y_k>.
-        """
+        it is the mean of |x|^2 plus sum_k p_k <z_k, z_k - 2 y_k>."""
         from .gram_kernels import inner_offsets
 
         norms = self.diagonal if self.norms is None else self.norms
@@ -85,8 +82,7 @@ class Gram:
 def gram_matrix(points: Tensor, weights: Tensor | None, name: str | None, precision: str = "rounded") -> Gram:
     """Centre ``points`` [N, d] (CPU) and multiply them, at least as precisely as ``precision`` says.
 
-    Raises QuantizationError where a sample holds NaN or infinity (named) or the squares exceed float64.
-    """
+    Raises QuantizationError where a sample holds NaN or infinity (named) or the squares exceed float64."""
     precise = precision == "double" or points.shape[1] <= DOUBLE_DIMENSIONS
     centre = points.mean(dim=0, dtype=torch.float64 if precise else torch.float32)
     by_bytes = precision == "rounded" and not precise and rounding_pays(*points.shape)

@@ -1,7 +1,5 @@
 """Codebooks from the Gram matrix of a class: one symmetric product, then any number of K, seeds and restarts."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable
@@ -30,8 +28,7 @@ def gram_codebooks(
     """Return the codebook of each (K, seed) of ``keys`` from one Gram matrix of ``points`` [N, d] (CPU).
 
     ``weights`` float64 [N] have mean 1, or are None where all are equal. ``limit`` bounds each iteration; ``name`` is
-    the class's. Raises QuantizationError where a sample holds NaN or infinity (named) or squares exceed float64.
-    """
+    the class's. Raises QuantizationError where a sample holds NaN or infinity (named) or squares exceed float64."""
     from .gram_kernels import settle
 
     grams = [gram_matrix(points, weights, name)]  # from coarse to fine, as far as needed
@@ -62,8 +59,7 @@ def default_restarts(clusters: int) -> int:
     """Restarts where none are given.
 
     Measured on latents of real images: after the exchange step a second restart lowers the distortion by 0.1-0.2 % at
-    K up to 50 and by less than 0.1 % beyond; more than two gain less than 0.1 % at any K.
-    """
+    K up to 50 and by less than 0.1 % beyond; more than two gain less than 0.1 % at any K."""
     return 2 if 1 < clusters <= 50 else 1
 
 
@@ -91,8 +87,7 @@ def voronoi(
 def seeded_labels(gram: Gram, clusters: int, seed: int, restarts: int = 1) -> np.ndarray:
     """Return the labels int64 [R, N] of the nearest centre after greedy k-means++ alone, one row a restart.
 
-    The draws of fewer restarts are the first of more.
-    """
+    The draws of fewer restarts are the first of more."""
     from .gram_kernels import seed_greedy
 
     candidates = 2 + int(math.log(clusters))  # per centre, as scikit-learn's greedy k-means++

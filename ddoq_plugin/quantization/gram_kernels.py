@@ -7,10 +7,7 @@ A centroid is the weighted mean of the points of its cell, so every distance fol
 
 ``sums`` and ``squares`` are float64 whatever the Gram matrix is, so that thousands of updates leave no drift. A
 point moves only when that gains more than ``slack``, the rounding error of the Gram matrix; without it, ties between
-duplicated points would go round for ever.
-"""
-
-from __future__ import annotations
+duplicated points would go round for ever."""
 
 import numpy as np
 
@@ -61,8 +58,7 @@ def _first_above(ascending, value):
 def seed_greedy(gram, diagonal, weights, uniforms, labels):
     """Greedy k-means++ (Arthur & Vassilvitskii 2007): of L candidates keep the one that lowers the cost most.
 
-    ``uniforms`` [K, L] in [0, 1) drive the draws; ``labels`` [N] receives the index of each point's nearest centre.
-    """
+    ``uniforms`` [K, L] in [0, 1) drive the draws; ``labels`` [N] receives the index of each point's nearest centre."""
     count = gram.shape[0]
     clusters, candidates = uniforms.shape
     cumulative = np.empty(count)
@@ -238,8 +234,7 @@ def _can_gain(diagonal, weights, labels, sums, squares, masses, slack, saved, ma
     """Set ``margins`` of a block of points below 0 where some move improves; no division, so that it vectorises well.
 
     Leaving cell a saves m_a / (m_a - w) |x - z_a|^2 per unit of mass, joining cell k costs m_k / (m_k + w) |x - z_k|^2
-    (Hartigan 1975; Telgarsky & Vattani 2010, section 2). ``saved`` takes the former less the slack.
-    """
+    (Hartigan 1975; Telgarsky & Vattani 2010, section 2). ``saved`` takes the former less the slack."""
     count = diagonal.size
     for i in range(count):
         own = labels[i]
@@ -278,8 +273,7 @@ def exchange(gram, diagonal, weights, labels, sums, squares, masses, members, sl
     """Hartigan's exchange until no single move lowers the cost; returns the number of moves.
 
     Needs the state that ``lloyd`` leaves. A block of points is searched at once; each point found is searched again
-    before it moves, because others of its block may have moved meanwhile. It ends with a sweep without a move.
-    """
+    before it moves, because others of its block may have moved meanwhile. It ends with a sweep without a move."""
     count = gram.shape[0]
     saved = np.empty(_BLOCK)
     margins = np.empty(_BLOCK)

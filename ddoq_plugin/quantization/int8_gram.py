@@ -9,10 +9,7 @@ What is optimised is thus the class with each sample moved by at most r, r^2 = s
 triangle inequality its W2 to any codebook differs by at most the root mean square of these moves. Rounding changes
 which of two centroids is nearer to a sample only where both are about equally near. After Hartigan's exchange none are:
 the squared distance to any other centroid is larger than that to the own one by a share of 1/m + 1/m' at least, with m
-and m' the numbers of samples in the two cells. So the assignment is Lloyd's for the samples as they are, too.
-"""
-
-from __future__ import annotations
+and m' the numbers of samples in the two cells. So the assignment is Lloyd's for the samples as they are, too."""
 
 import functools
 
@@ -38,8 +35,7 @@ def rounding_pays(count: int, dimensions: int) -> bool:
 def multiplies_bytes() -> bool:
     """Whether this processor has byte products (AVX-512 VNNI) and torch uses them.
 
-    Older x86 instructions saturate inside such a product, and without oneDNN torch runs a plain loop.
-    """
+    Older x86 instructions saturate inside such a product, and without oneDNN torch runs a plain loop."""
     from llvmlite.binding import get_host_cpu_features
 
     if not torch.backends.mkldnn.is_available() or not hasattr(torch, "_int_mm"):
@@ -54,8 +50,7 @@ def rounded_gram(points: Tensor, centre: Tensor) -> tuple[np.ndarray, np.ndarray
     """Return the inner products of the rounded ``points`` [N, d] less ``centre`` float32 [d].
 
     These are the products float64 [N, N], the squared norms float64 [N] before rounding, and r^2, what rounding can
-    move a sample by at most, squared. None where a value is not finite, or float32 cannot hold its square.
-    """
+    move a sample by at most, squared. None where a value is not finite, or float32 cannot hold its square."""
     from .int8_gram_kernels import add_products, reflect, split_digits
 
     count, dimensions = points.shape

@@ -1,7 +1,5 @@
 """Inner loops of ``int8_gram``: samples into digits of 7 bits, and the digits' products into inner products."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ..compute.compiled import compiled
@@ -11,8 +9,7 @@ from ..compute.compiled import compiled
 def split_digits(block, inverse, high, low, both, norms):
     """Round ``block`` [N, w] times ``inverse`` to integers 128 high + low, int8 each; ``both`` is high + low.
 
-    ``norms`` float64 [N] gain the squared norms of the rows before rounding.
-    """
+    ``norms`` float64 [N] gain the squared norms of the rows before rounding."""
     count, width = block.shape
     for i in range(count):
         squares = np.float32(0.0)
@@ -32,8 +29,7 @@ def split_digits(block, inverse, high, low, both, norms):
 def add_products(high, low, both, top, unit, matrix):
     """Add ``unit`` times the integers' inner products to ``matrix`` [N, N] from row and column ``top`` on.
 
-    Takes the digits' int32 products; both^2 = high^2 + 2 high low + low^2 (Karatsuba) saves that of high and low.
-    """
+    Takes the digits' int32 products; both^2 = high^2 + 2 high low + low^2 (Karatsuba) saves that of high and low."""
     rows, columns = high.shape
     for i in range(rows):
         target = matrix[top + i]

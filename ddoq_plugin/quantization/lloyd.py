@@ -5,10 +5,7 @@ to the optimum than k-means++ on all of it. Hartigan's exchange is left out: it 
 m/(m - w), which are 1 within 1 / (points per cell), and here cells are large.
 
 One code path for CPU and CUDA. Only a block of samples is held in working precision, so half-precision and
-memory-mapped latents need no full copy.
-"""
-
-from __future__ import annotations
+memory-mapped latents need no full copy."""
 
 import math
 from dataclasses import dataclass
@@ -84,8 +81,7 @@ def assign(points: Tensor, weights: Tensor | None, codes: Tensor, centre: Tensor
     """Assign every sample to the nearest of ``codes`` and take the cells' means, block by block.
 
     Distances are |x|^2 - 2<x, z> + |z|^2 from ``centre``, with an error of about 4 eps |x - centre|^2; where that could
-    show in the distortion, they are taken again by subtraction.
-    """
+    show in the distortion, they are taken again by subtraction."""
     count, clusters = len(points), len(codes)
     labels = torch.empty(count, dtype=torch.int64, device=points.device)
     distances = torch.empty(count, dtype=torch.float64, device=points.device)
@@ -118,8 +114,7 @@ def assign(points: Tensor, weights: Tensor | None, codes: Tensor, centre: Tensor
 def nearest_code(rows: Tensor, slopes: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Squared distance to and index of the nearest of K codes, and the squared norms of ``rows``, each [n].
 
-    ``slopes`` [K, d] are the codes times -2, ``squares`` [K] their squared norms.
-    """
+    ``slopes`` [K, d] are the codes times -2, ``squares`` [K] their squared norms."""
     offset, cells = affine(rows, slopes, squares).min(dim=1)
     norms = torch.linalg.vector_norm(rows, dim=1).square()
     return (norms + offset).clamp_(min=0), cells, norms

@@ -1,7 +1,5 @@
 """Products of samples: with codes, block by block, and in full float32."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -20,8 +18,7 @@ def affine(rows: Tensor, codes: Tensor, offsets: Tensor) -> Tensor:
     """Return ``rows`` [n, d] @ ``codes`` [K, d]^T + ``offsets`` [K].
 
     float32 on the CPU goes to oneDNN, whose kernels use AVX-512 on every processor that has it; torch's default, MKL,
-    takes twice as long on AMD's (measured at K = 100).
-    """
+    takes twice as long on AMD's (measured at K = 100)."""
     if rows.device.type == "cpu" and rows.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         return F.linear(rows.to_mkldnn(), codes, offsets).to_dense()
     return F.linear(rows, codes, offsets)
@@ -43,8 +40,7 @@ def full_precision() -> Iterator[None]:
     """Switch TF32 (CUDA) and bf16 (oneDNN) stand-ins for float32 products off, and back to what they were.
 
     TF32 has 10 bits of mantissa: squared distances would be wrong by 1e-3 of the squared norms, and a codebook's
-    distortion with them. Usable as a decorator.
-    """
+    distortion with them. Usable as a decorator."""
     kept = [(part, name, getattr(part, name)) for part, name, _ in _switches()]
     try:
         for part, name, exact in _switches():

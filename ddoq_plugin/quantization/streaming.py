@@ -3,10 +3,7 @@
 A batch moves each centroid to the mean of all samples it has ever been given, z_k += sum_batch (x - z_k) / count_k:
 CLVQ's step 1/count (MacQueen 1967; Pages 2015), a batch at a time, as scikit-learn's MiniBatchKMeans and so D4M's code
 do it. Memory is one batch and the codebook. What the stream leaves over is fitted too, for every class; the masses come
-from one last pass, because counts gathered while centroids move are not the masses of the final cells.
-"""
-
-from __future__ import annotations
+from one last pass, because counts gathered while centroids move are not the masses of the final cells."""
 
 import math
 
@@ -114,8 +111,7 @@ class StreamingQuantizer:
     def codebook(self, latents: Tensor) -> Codebook:
         """Return the codebook with the Voronoi masses of ``latents`` [N, ...], which may be memory-mapped.
 
-        A centroid that is nearest to no sample moves to the costliest one, so that every mass is positive.
-        """
+        A centroid that is nearest to no sample moves to the costliest one, so that every mass is positive."""
         if self._codes is None:
             raise QuantizationError(f"No batch of {called(self.name)} has been fitted yet: call finish() first.")
         points = as_matrix(latents, self.name)

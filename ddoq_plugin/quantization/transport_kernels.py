@@ -4,10 +4,7 @@ The transport is solved by successive shortest paths on the graph of the K point
 section 9.7, with the samples folded into the arcs): the arc a -> b costs the least extra that one of the samples held
 by a pays at b. Dual prices of the points keep all reduced costs non-negative, so any start from prices is optimal for
 the loads it has, and every augmentation keeps it so. Prices of the previous alternation leave few samples misplaced,
-which makes a solve several times faster than one from nothing. Amounts are integers: no rounding, no cycling.
-"""
-
-from __future__ import annotations
+which makes a solve several times faster than one from nothing. Amounts are integers: no rounding, no cycling."""
 
 import numpy as np
 
@@ -66,8 +63,7 @@ def _shortest_path(extra, prices, excess, reached, parent):
 def transport(costs, supply, demand, prices, shares):
     """Fill ``shares`` int64 [N, K] with the cheapest transport of ``supply`` [N] to ``demand`` [K] (equal sums, int64).
 
-    ``costs`` float64 [N, K]. ``prices`` float64 [K] are the dual prices to start from (any) and those at the end.
-    """
+    ``costs`` float64 [N, K]. ``prices`` float64 [K] are the dual prices to start from (any) and those at the end."""
     count, clusters = costs.shape
     shares[:] = 0
     excess = -demand
@@ -167,8 +163,7 @@ def swap(gram, diagonal, weights, supply, shares, sums, slack, limit):
         <s_b - s_a, x_i - x_j> + w |x_i - x_j|^2,    s_k = sum of the weighted shares of k:
 
     Hartigan's exchange under equal masses. The transport leaves the first term at most 0; the second is what means that
-    move along gain. Samples split between points stay.
-    """
+    move along gain. Samples split between points stay."""
     count, clusters = shares.shape
     label = np.full(count, -1)
     own = np.empty(count)  # <s_a, x_i>, a the point that holds x_i

@@ -1,7 +1,5 @@
 """Exact Wasserstein-2 distance between a class and a weighted codebook, and the transport behind it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -83,8 +81,7 @@ def integer_masses(weights: np.ndarray, heights: np.ndarray) -> tuple[np.ndarray
     """Return the samples' supply [N] and the centroids' demand [K] as int64 of equal sums.
 
     Both sides equal: represented exactly (supply K, demand N, over their common divisor). A positive weight never
-    becomes zero, and a zero stays zero.
-    """
+    becomes zero, and a zero stays zero."""
     count, clusters = len(weights), len(heights)
     if weights.min() == weights.max() and heights.min() == heights.max():
         common = math.gcd(count, clusters)

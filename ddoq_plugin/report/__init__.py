@@ -1,7 +1,5 @@
 """From result rows to tables, figures and a page: pure functions of the rows, nothing edited by hand."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ..lazy_imports import lazy_names

@@ -1,7 +1,5 @@
 """Which lines of a table are compared with which, and what the paired tests say."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,8 +19,7 @@ class Comparison:
     """A line against a line of the reference ``method`` with its ``sign``, for one student, over the seeds of both.
 
     ``test_id`` is the same for comparisons of the very same sets, which are one test. ``p_holm`` is adjusted over all
-    tests made together; NaN where there is no test.
-    """
+    tests made together; NaN where there is no test."""
 
     line: RowKey
     reference: RowKey
@@ -44,8 +41,7 @@ def compare_with_references(frame: pd.DataFrame, metric: str = "top1") -> list[C
 
     A reference's line with the same number of clusters is taken, or else that with as many clusters as images per
     class. Lines that are the same sets are one test, and are not tested against each other. Holm's correction runs
-    over all tests together.
-    """
+    over all tests together."""
     values = values_by_seed(distilled_rows(frame), metric)
     finished, same, made = {line for line, _ in values}, identical_lines(frame), []
     signs = references_of(frame)
@@ -75,8 +71,7 @@ def has_flag(method: str, flag: str) -> bool:
 def reference_pairs(frame: pd.DataFrame) -> list[tuple[RowKey, str, RowKey]]:
     """Return (line, reference method, its line) for all lines that are compared; two references in one direction only.
 
-    See :func:`reference_line`.
-    """
+    See :func:`reference_line`."""
     methods = {row_key(row): str(row["method"]) for row in frame.to_dict("records")}
     order = list(references_of(frame))
     pairs = []
@@ -89,8 +84,7 @@ def reference_pairs(frame: pd.DataFrame) -> list[tuple[RowKey, str, RowKey]]:
 def reference_line(frame: pd.DataFrame, method: str, line: RowKey) -> RowKey | None:
     """Return the line of ``method`` that ``line`` is compared with, or None.
 
-    Where a sweep varies the settings of the method, its line with the shortest label is taken: the plain one.
-    """
+    Where a sweep varies the settings of the method, its line with the shortest label is taken: the plain one."""
     keys = {row_key(row) for row in frame[frame["method"] == method].to_dict("records")}
     candidates = [key for key in keys if key.ipc == line.ipc and key.clusters in (None, line.clusters, line.ipc)]
     return min(candidates, key=lambda key: (key.clusters != line.clusters, len(key.label), key.label), default=None)

@@ -1,7 +1,5 @@
 """What the rows support and what they do not, in plain sentences; every figure comes from the rows."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable
@@ -25,8 +23,7 @@ def findings(frame: pd.DataFrame, metric: str = "top1") -> list[str]:
 
     The rows are of one dataset, prior, teacher and protocol; ``metric`` is the accuracy to speak of. A comparison of
     two methods takes all (IPC, clusters, student, seed) that both have, averages the differences of each seed, and
-    tests these averages against 0 (paired t test over seeds, Holm's correction over the sentences).
-    """
+    tests these averages against 0 (paired t test over seeds, Holm's correction over the sentences)."""
     frame = trained_rows(frame)
     values, compared = values_by_seed(frame, metric), reference_pairs(frame)
     pooled = _pooled(weighting_pairs(frame), "same images, only the weights differ", values)

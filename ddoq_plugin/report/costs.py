@@ -1,7 +1,5 @@
 """What sets and students cost, end to end: from the cost columns of result rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,8 +21,7 @@ def cost_table(frame: pd.DataFrame, meta: Mapping[str, Any] | None = None) -> pd
     (``latents``, ``codebooks``, ``images``, ...), ``rest`` (what else making the set took), ``labels`` (the teacher's),
     ``training``, and ``total``; images per second of the stages; the largest peak memory of any stage in MB, and the
     device. Columns that no row has are left out. ``meta`` (of a run) may know what prior and teacher cost: a footnote
-    says it.
-    """
+    says it."""
     frame = _finished(frame)
     kinds = [kind for kind in cost_kinds(frame.columns) if kind not in NOT_MAKING]
     rows = []
@@ -55,8 +52,7 @@ def cost_table(frame: pd.DataFrame, meta: Mapping[str, Any] | None = None) -> pd
 def training_cost_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return what training a student costs, one line per (student, IPC; full data last), mean over methods and seeds.
 
-    Columns: seconds, training images per second, the largest peak memory in MB, the device, the number of trainings.
-    """
+    Columns: seconds, training images per second, the largest peak memory in MB, the device, the number of trainings."""
     frame = _finished(frame)
     rows = []
     for (student, ipc), part in frame.groupby(["student", "ipc"], dropna=False):

@@ -1,7 +1,5 @@
 """The tables beside the cross-model table: W2 and effective sample size, convergence; and their building blocks."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 
@@ -18,8 +16,7 @@ def distribution_table(frame: pd.DataFrame) -> pd.DataFrame:
 
     One line per (method, IPC, clusters) that has these numbers; means over seeds (and classes, within a row):
     ``W2`` with the weights used, ``W2, equal weights``, ``reduction %`` of W2 by the weights, ``effective images``
-    per class, (sum w)^2 / sum w^2. W2 is not squared, and compares only within one ``space``.
-    """
+    per class, (sum w)^2 / sum w^2. W2 is not squared, and compares only within one ``space``."""
     frame = trained_rows(frame)
     sets = distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters", "seed"])
     grouped = by_line(sets[sets["effective_sample_size"].notna() | sets["w2_used"].notna()])
@@ -42,8 +39,7 @@ def distribution_table(frame: pd.DataFrame) -> pd.DataFrame:
 def convergence_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Return, per student, full-data validation accuracy at the protocol's steps and at twice as many, same seeds.
 
-    ``converged`` is "yes" when the two are within 1 point.
-    """
+    ``converged`` is "yes" when the two are within 1 point."""
     frame = trained_rows(frame)
     frame = frame[frame["ipc"].isna()]
     found = [values_by_seed(frame[frame["method"] == method], "val_top1") for method in (FULL_DATA, FULL_DATA_TWICE)]

@@ -38,8 +38,7 @@ def accuracy_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1")
     """Draw accuracy over IPC as a PNG, one panel a student: mean and standard deviation over seeds, full data dashed.
 
     A method is drawn at the number of clusters nearest to each IPC, so that a method is one line; other cluster
-    counts stand in the table.
-    """
+    counts stand in the table."""
     frame = trained_rows(frame)
     students, values = students_of(frame), values_by_seed(frame, metric)
     lines, looks = lines_of(distilled_rows(frame)), _looks(frame)
@@ -74,8 +73,7 @@ def accuracy_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1")
 def w2_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1") -> Path:
     """Draw accuracy (mean over students) against W2 with the weights used as a PNG; one point a line of the table.
 
-    All W2 must be of one space. Only lines that have a W2 appear; colour is the method, the marker the IPC.
-    """
+    All W2 must be of one space. Only lines that have a W2 appear; colour is the method, the marker the IPC."""
     frame = trained_rows(frame)
     students, values = students_of(frame), values_by_seed(frame, metric)
     found = by_line(distilled_rows(frame).dropna(subset="w2_used"))
@@ -102,8 +100,7 @@ def w2_figure(frame: pd.DataFrame, path: str | Path, metric: str = "top1") -> Pa
 def contact_sheet(made: DistilledSet, path: str | Path, *, per_class: int = 10, weights: bool = True) -> Path:
     """Draw a distilled set as a PNG, one row a class: the first ``per_class`` images.
 
-    With ``weights``, weights that are not all equal stand under the images.
-    """
+    With ``weights``, weights that are not all equal stand under the images."""
     import numpy as np
 
     from ..data.transforms import resize_images

@@ -1,7 +1,5 @@
 """Tables as text (markdown, LaTeX, CSV and plain) and as files."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -25,8 +23,7 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
 
     ``style`` is "markdown", "latex" (needs booktabs), "csv" (heading and footnotes as # lines, one column per
     statistic) or "plain" (for a terminal); ConfigError for another. The table's ``attrs`` give ``heading``,
-    ``footnotes`` and, for a table of means, ``digits`` after the point (default 1).
-    """
+    ``footnotes`` and, for a table of means, ``digits`` after the point (default 1)."""
     if style not in STYLES:
         raise ConfigError(f"there is no table style {style!r}{nearest(style, STYLES)} (styles: {', '.join(STYLES)})")
     if style == "csv":
@@ -51,8 +48,7 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
 def write_tables(tables: Mapping[str, pd.DataFrame], folder: str | Path) -> None:
     """Write tables into ``folder`` as Markdown, LaTeX, CSV and Parquet (``<name>.md``, ...).
 
-    CSV and Parquet hold the numbers unrounded, one column a statistic ("mlp mean").
-    """
+    CSV and Parquet hold the numbers unrounded, one column a statistic ("mlp mean")."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():

@@ -1,7 +1,5 @@
 """RESULTS.md: every run with its config, machine, tables, pictures, and what its numbers support."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -67,8 +65,7 @@ def write_results(
     ``pictures`` is the folder for figures and copies of the contact sheets (``<pictures>/<run>/*.png``), by default
     ``results`` beside the page; links are relative to the page. ``tables`` writes the tables there, too
     (``<pictures>/<run>/tables``). Raises EvaluationError where there is no run, two have one name, or a table cannot
-    mix the rows.
-    """
+    mix the rows."""
     if not runs:
         raise EvaluationError("there is no run to report; give at least one run's folder")
     names = [run.name for run in runs]
@@ -143,8 +140,7 @@ def _contact_sheets(run: Run, page: Path, folder: Path) -> str:
 def _provenance(run: Run, page: Path, folder: Path) -> str:
     """Return machine, versions, commit, data, config and rows: what the numbers can be traced to.
 
-    The rows are written beside the pictures, so that the page keeps its evidence when the run's folder is gone.
-    """
+    The rows are written beside the pictures, so that the page keeps its evidence when the run's folder is gone."""
     meta, frame, dataset = run.meta, run.frame, run.meta.get("dataset") or {}
     rows = folder / "rows.csv"
     rows.parent.mkdir(parents=True, exist_ok=True)

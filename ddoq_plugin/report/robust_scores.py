@@ -3,10 +3,7 @@
 Li et al., "DD-Ranking: Rethinking the Evaluation of Dataset Distillation", arXiv 2505.13300. Both weigh differences of
 accuracies in [0, 1] and map the result from [-1, 1] to [0, 1] by (exp(x) - exp(-1)) / (e - exp(-1)). The package
 ``ddranking`` 0.2.0 puts percent into the same formula (metrics/soft_label.py:561-564, metrics/aug_robust.py:577-580):
-its numbers are no scores in [0, 1], and are kept apart under names that end in ``_ddranking``.
-"""
-
-from __future__ import annotations
+its numbers are no scores in [0, 1], and are kept apart under names that end in ``_ddranking``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -32,8 +29,7 @@ def label_robust_score(
     full_hard, set_hard: accuracy with class labels of a student trained on the full data and on the distilled set.
     set_soft, random_soft: with soft labels, on the distilled set and on as many random images. All are fractions in
     [0, 1], and so is ``balance``, w in alpha = w (set_soft - random_soft) - (1 - w) (full_hard - set_hard).
-    The score is 0 at alpha = -1, 0.269 at 0, and 1 at 1. Raises EvaluationError outside [0, 1].
-    """
+    The score is 0 at alpha = -1, 0.269 at 0, and 1 at 1. Raises EvaluationError outside [0, 1]."""
     _check(balance=balance, full_hard=full_hard, set_hard=set_hard, set_soft=set_soft, random_soft=random_soft)
     return _normalised(balance * (set_soft - random_soft) - (1 - balance) * (full_hard - set_hard))
 
@@ -45,8 +41,7 @@ def augmentation_robust_score(
 
     Accuracies of students trained with and without augmentation, on the distilled set and on as many random images,
     as fractions in [0, 1]; ``balance`` is g in beta = g (set_augmented - random_augmented) + (1 - g) (set_plain -
-    random_plain). Raises EvaluationError outside [0, 1].
-    """
+    random_plain). Raises EvaluationError outside [0, 1]."""
     given = {"set_augmented": set_augmented, "random_augmented": random_augmented}
     _check(balance=balance, **given, set_plain=set_plain, random_plain=random_plain)
     return _normalised(balance * (set_augmented - random_augmented) + (1 - balance) * (set_plain - random_plain))
@@ -55,8 +50,7 @@ def augmentation_robust_score(
 def score_columns(accuracies: Mapping[Any, float], balance: float = BALANCE) -> dict[str, float]:
     """Return the scores that ``accuracies`` (percent, named as the arguments of the two scores) suffice for.
 
-    LRS comes with its parts ``hard_label_recovery`` and ``improvement_over_random``, in percentage points.
-    """
+    LRS comes with its parts ``hard_label_recovery`` and ``improvement_over_random``, in percentage points."""
     columns: dict[str, float] = {}
     if set(LRS_PARTS) <= set(accuracies):
         columns["hard_label_recovery"] = accuracies["full_hard"] - accuracies["set_hard"]
@@ -97,8 +91,7 @@ def scores_from_rows(
     images. ``balance`` is w of LRS and g of ARS. Columns are label, ipc, clusters, student, seed, the accuracies
     (percent; full data and reference of the same student and seed), and ``lrs`` and ``ars`` where their rows are there.
     Raises EvaluationError where the reference has no rows, neither ``hard`` nor ``plain`` is given, or a set is not the
-    same in all rows (by its hash).
-    """
+    same in all rows (by its hash)."""
     if hard is None and plain is None:
         raise EvaluationError("scores need rows trained with class labels (LRS) or without augmentation (ARS)")
     _check_same_sets([part for part in (soft, hard, plain) if part is not None])

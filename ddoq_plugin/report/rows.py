@@ -1,7 +1,5 @@
 """Result rows as a data frame: one row a trained student, read from the files of a run or from a table of rows."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -42,8 +40,7 @@ class Run:
     """One run as a report needs it: its rows (see ``load_rows``) and its resolved config (YAML).
 
     ``meta`` holds machine, versions, commit, notes and whatever else ``meta.json`` has; ``contact_sheets`` is title ->
-    PNG of a distilled set.
-    """
+    PNG of a distilled set."""
 
     frame: pd.DataFrame
     config_text: str = ""
@@ -60,8 +57,7 @@ def load_rows(path: str | Path) -> pd.DataFrame:
     """Read result rows as ``make_frame`` returns them; rows of earlier versions get today's columns.
 
     ``path`` is a run's folder (with ``rows/*.json``), the folder of the row files, a file ``*.csv`` or ``*.parquet`` of
-    rows, or a folder with ``rows.parquet`` or ``rows.csv``. Raises EvaluationError where there are no rows to read.
-    """
+    rows, or a folder with ``rows.parquet`` or ``rows.csv``. Raises EvaluationError where there are no rows to read."""
     root = Path(path)
     place = root / "rows" if (root / "rows").is_dir() else root
     files = sorted(file for file in place.glob("*.json") if place != root or file.name != "meta.json")
@@ -90,8 +86,7 @@ def make_frame(rows: Sequence[Mapping[str, Any]] | pd.DataFrame) -> pd.DataFrame
     Columns of settings and of a method's own statistics are boolean, Int64, float64 or string, as all their values
     allow; members of families without a value are left out. Rows are in the order of a table: by IPC (full data last),
     the method's place in its config (those without one by label), clusters, student and seed. Raises EvaluationError
-    where a required column is missing, a value does not fit its column, or a cell has two rows of the same seed.
-    """
+    where a required column is missing, a value does not fit its column, or a cell has two rows of the same seed."""
     given = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
     if record.OLD & set(given.columns):
         given = pd.DataFrame([record.modern(row) for row in given.to_dict("records")])

@@ -1,7 +1,5 @@
 """The report of a run's own folder: its page, its tables in every format, its pictures."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace
@@ -24,8 +22,7 @@ def write_run_report(folder: str | Path) -> str:
     """Write page, tables and pictures into a run's folder; return the table as text, and where the files are.
 
     ``tables/`` gets every table as Markdown, LaTeX, CSV and Parquet, and the rows as CSV and Parquet.
-    Raises EvaluationError where the folder has no rows.
-    """
+    Raises EvaluationError where the folder has no rows."""
     folder = Path(folder)
     run = open_run(folder)
     tables = run_tables(run)

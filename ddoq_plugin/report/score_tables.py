@@ -2,10 +2,7 @@
 
 A run has one protocol, and the scores compare several; so they are found over the runs of a report. What a run is for
 follows from its protocol: class labels, soft labels, or soft labels without augmentation and mixing. Runs of one kind
-whose protocols differ in the learning rate alone are a search: each cell takes its best on validation.
-"""
-
-from __future__ import annotations
+whose protocols differ in the learning rate alone are a search: each cell takes its best on validation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +23,7 @@ NEEDED = {"lrs": ("soft", "hard"), "ars": ("soft", "plain")}
 class DatasetScores:
     """The scores that the runs of one dataset suffice for: rows of ``scores_from_rows``, and :func:`score_table`.
 
-    ``missing`` is one sentence on what the runs lack, or "".
-    """
+    ``missing`` is one sentence on what the runs lack, or ""."""
 
     dataset: str
     missing: str
@@ -59,8 +55,7 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return scores (of ``scores_from_rows``) as a table of the form of ``cross_model_table``, as fractions.
 
     There is one line per (method, IPC, clusters). Columns are ("LRS mlp", statistic) for each score and student, and
-    for the mean over students where there are several; means and deviations are over seeds.
-    """
+    for the mean over students where there are several; means and deviations are over seeds."""
     lines, students = lines_of(rows), students_of(rows)
     cells: dict[tuple[RowKey, str], dict] = {}
     for score in NEEDED:

@@ -1,7 +1,5 @@
 """Paired tests over seeds, Holm's correction, and the smallest difference a number of seeds can detect."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,8 +43,7 @@ def paired_t_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values adjusted by Holm (1979): the i-th smallest of m times (m - i + 1), made monotone, at most 1.
 
-    NaN (no test) stays NaN and does not count.
-    """
+    NaN (no test) stays NaN and does not count."""
     adjusted = [math.nan] * len(p_values)
     tested = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
     largest = 0.0
@@ -61,8 +58,7 @@ def detectable_difference(n: int, std: float = 1.0, alpha: float = 0.05, power: 
 
     Solves P(|T| > t_crit) = power for the noncentrality delta, T noncentral t with n - 1 degrees of freedom; the
     difference is delta * std / sqrt(n). ``n`` counts pairs (seeds), ``std`` is of the paired differences and gives the
-    result its unit, ``alpha`` is the level of the test. Infinity for fewer than two pairs.
-    """
+    result its unit, ``alpha`` is the level of the test. Infinity for fewer than two pairs."""
     from scipy import stats
     from scipy.optimize import brentq
 

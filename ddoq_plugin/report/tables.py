@@ -1,7 +1,5 @@
 """The cross-model generalization table: methods, IPC and cluster counts against students."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -33,8 +31,7 @@ def cross_model_table(frame: pd.DataFrame, metric: str = "top1") -> pd.DataFrame
     paired t test over seeds at 5 % after Holm's correction over the table (no test where the paired differences do not
     vary). ("note", "") names a line with the very same sets. ``attrs["heading"]`` and ``attrs["footnotes"]`` are the
     sentences over and under the table. Raises EvaluationError where the rows mix datasets, priors, teachers or
-    protocols, or where there is no such metric.
-    """
+    protocols, or where there is no such metric."""
     if metric not in METRICS:
         known = ", ".join(METRICS)
         raise EvaluationError(f"there is no metric {metric!r}{nearest(metric, METRICS)} (metrics: {known})")
@@ -122,8 +119,7 @@ def seeds_of(frame: pd.DataFrame) -> str:
 def cells_of(values: Values, lines: Sequence[RowKey], columns: Mapping[str, str]) -> dict[tuple[RowKey, str], dict]:
     """Return {(line, column): its ``STATISTICS``}; ``columns`` is {column: student, or ``MEAN`` over the others}.
 
-    The highest mean of each IPC and column among the distilled sets' lines is marked as best.
-    """
+    The highest mean of each IPC and column among the distilled sets' lines is marked as best."""
     students = [student for student in columns.values() if student != MEAN]
     cells: dict[tuple[RowKey, str], dict] = {}
     for column, student in columns.items():

@@ -66,8 +66,7 @@ class Store:
         What it cost is kept beside it: the seconds that ``make`` took, or what ``make`` returns, which is seconds
         (where the work was shared) or a whole :class:`Cost`. With ``resumable``, ``make`` finds what a killed process
         left in the working folder, so that it can go on from a checkpoint. Raises StoreError where the store cannot
-        be written.
-        """
+        be written."""
         found = self.find(kind, key)
         if found is not None:
             return found
@@ -154,8 +153,7 @@ def hash_key(key: Any) -> str:
     """Return the sha256 of plain data, independent of the order of its keys.
 
     Plain data are None, booleans, finite numbers, strings, lists, tuples, and mappings with string keys. Raises
-    StoreError naming the place of anything else: its text could be the same for two different things.
-    """
+    StoreError naming the place of anything else: its text could be the same for two different things."""
     return hashlib.sha256(json.dumps(_plain(key, "key"), sort_keys=True).encode()).hexdigest()
 
 

@@ -2,10 +2,7 @@
 
 A module counts by what it does: its syntax tree without comments, docstrings and layout. With it count the modules that
 it imports, of this package and of the importing module's own, also where an import stands inside a function. Other
-libraries do not: their versions stand in the rows.
-"""
-
-from __future__ import annotations
+libraries do not: their versions stand in the rows."""
 
 import ast
 import functools

@@ -10,8 +10,7 @@ What the peak is. On CUDA: the most that torch's allocator held at once on that 
 (``max_memory_allocated`` after a reset). On the CPU under Linux: the process's anonymous resident memory (interpreter,
 libraries' data, tensors), sampled every 20 ms during the block. Pages of mapped files are left out, since the kernel
 takes them back when memory is short; so is Ray's shared object store. A rise that is over within 20 ms can be missed.
-Elsewhere: the resident peak of the process's whole life (``ru_maxrss``), since nothing better is told there.
-"""
+Elsewhere: the resident peak of the process's whole life (``ru_maxrss``), since nothing better is told there."""
 
 from __future__ import annotations
 
@@ -41,8 +40,7 @@ _lock = threading.Lock()
 class Meter:
     """What a block cost; seconds are wall clock and stand when the block has ended.
 
-    device: ``"cpu"`` or the GPU's name. peak_memory_mb: MiB, see above.
-    """
+    device: ``"cpu"`` or the GPU's name. peak_memory_mb: MiB, see above."""
 
     device: str = "cpu"
     seconds: float = 0.0
@@ -59,8 +57,7 @@ class Cost:
 
     seconds: wall clock. images: how many were worked on, None where that means nothing. device: ``"cpu"``, a GPU's
     name, or several joined with ``+``; None where nothing was made. peak_memory_mb: MiB, as this module defines it;
-    None where it was not measured.
-    """
+    None where it was not measured."""
 
     seconds: float = 0.0
     images: int | None = None

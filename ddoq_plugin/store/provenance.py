@@ -1,7 +1,5 @@
 """Where a number comes from: machine, library versions, commit."""
 
-from __future__ import annotations
-
 import functools
 import importlib.metadata
 import os

@@ -3,8 +3,7 @@
 Files are in the safetensors layout (format description in the README of huggingface/safetensors): 8 bytes with the
 header's length (unsigned, little-endian), a JSON header of ``{name: {dtype, shape, data_offsets}}``, then the raw
 bytes of the tensors without gaps. safetensors itself can only write what lies in memory as a whole; it reads with a
-memory map, so that a tensor's bytes come from the disk when they are touched and may be dropped again.
-"""
+memory map, so that a tensor's bytes come from the disk when they are touched and may be dropped again."""
 
 from __future__ import annotations
 
@@ -49,8 +48,7 @@ def write_tensors(
 
     Memory: one part of a stream at a time; a tensor is written from where it lies. ``sync`` waits for the disk, so that
     the file is whole after a power cut too: for files that no store checks. Raises ValueError where the parts of a
-    stream do not give what it declares.
-    """
+    stream do not give what it declares."""
     path = Path(path)
     # safetensors orders tensors by the size of their elements, so that all are aligned
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
@@ -109,8 +107,7 @@ def empty_tensor(shape: tuple[int, ...], dtype: torch.dtype, folder: str | Path 
     """Return a tensor to be filled: in memory up to ``IN_MEMORY`` bytes, above that in a nameless file of ``folder``.
 
     Its pages are the file's, so that the kernel can write them out; the file goes with the tensor, or with the
-    process. ``folder`` None: the system's folder for temporary files. Raises OSError where the disk has no room.
-    """
+    process. ``folder`` None: the system's folder for temporary files. Raises OSError where the disk has no room."""
     import torch
 
     count = math.prod(shape)

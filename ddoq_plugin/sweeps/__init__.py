@@ -1,7 +1,5 @@
 """Sweeps: the grid of a config, its shared stages, the trials under Ray Tune, and one row on disk a trained student."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from ..lazy_imports import lazy_names

@@ -1,10 +1,7 @@
 """The grid of a config: which sets are distilled, and which rows (trained students) the run consists of.
 
 Every set and row has a key made of all that its content depends on. The key's hash names it on disk: a row that is
-there is finished, whatever happened to the process that wrote it.
-"""
-
-from __future__ import annotations
+there is finished, whatever happened to the process that wrote it."""
 
 import functools
 import itertools

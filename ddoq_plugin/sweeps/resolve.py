@@ -1,7 +1,5 @@
 """The resolved form of a config: what every process of a sweep reads, wherever it runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,7 @@ def resolved(config: SweepConfig) -> SweepConfig:
     """Return the config with absolute paths (workers run in other folders) and the precision of its prior.
 
     Where latents are encoded or images generated on GPUs and the config names no ``dtype``, it becomes that of a prior
-    on CUDA: otherwise stages on other devices would take the same weights for another prior.
-    """
+    on CUDA: otherwise stages on other devices would take the same weights for another prior."""
     content = config.model_dump()
     content |= {"output": str(config.output_folder.resolve()), "store": str(config.store_folder.resolve())}
     content["plugins"] = [str(Path(plugin).resolve()) for plugin in config.plugins]

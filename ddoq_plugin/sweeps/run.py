@@ -7,8 +7,7 @@ A run's folder holds all that its numbers can be traced to::
     sets/<label>_ipc.._seed..     links to the distilled sets in the store
     RESULTS.md, tables/, figures/ what `ddoq report` makes of them
 
-Whatever kills a sweep, the same command continues it: only rows that are not on disk are trained.
-"""
+Whatever kills a sweep, the same command continues it: only rows that are not on disk are trained."""
 
 from __future__ import annotations
 
@@ -57,8 +56,7 @@ def sweep(
 
     ``config`` is a SweepConfig, a YAML file or the name of a packaged config; ``overrides`` replace top-level keys.
     ``address`` is a Ray cluster's (its nodes must share the folders of output and store); default: this machine.
-    Raises a DDOQError before any work where the config, the data or a method cannot do what is asked.
-    """
+    Raises a DDOQError before any work where the config, the data or a method cannot do what is asked."""
     if not isinstance(config, SweepConfig):
         given = load_config(config, overrides)
     else:

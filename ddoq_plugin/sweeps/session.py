@@ -1,8 +1,7 @@
 """What every process of a sweep works with: data, store, prior, context and evaluator of one config.
 
 The driver and each Ray worker have one :class:`SweepSession`; what is expensive goes through the store, so that it is
-made once, by whoever needs it first. The driver's works on the CPU and keeps no network in memory.
-"""
+made once, by whoever needs it first. The driver's works on the CPU and keeps no network in memory."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ class SweepSession:
     """Lazily loaded data, prior, store and evaluator of one sweep config.
 
     ``resources`` are those of the worker's stage (None: the driver's session). ``data`` and ``prior`` are what the
-    driver knows already; see :class:`ddoq_plugin.sweeps.worker.Shared`.
-    """
+    driver knows already; see :class:`ddoq_plugin.sweeps.worker.Shared`."""
 
     def __init__(
         self,
@@ -115,8 +113,7 @@ class SweepSession:
     def check(self, grid: Grid) -> None:
         """Raise the error of anything in the config that must fail, before expensive work starts.
 
-        The images of folders are checked by the workers, class by class; see :meth:`unchecked`.
-        """
+        The images of folders are checked by the workers, class by class; see :meth:`unchecked`."""
         once = {(spec.label, spec.ipc, spec.clusters): spec for spec in grid.sets}  # seeds make no difference
         for spec in once.values():
             spec.distiller().check(self.planned, spec.ipc, spec.clusters)

@@ -1,8 +1,7 @@
 """What a sweep makes on a Ray cluster before its students: checks, prior and teacher, the work of sets, labels.
 
 One pool of workers is at work at a time. Tasks that ask for the same resources share it; otherwise it is shut down, so
-that its memory is free before the next begins. (Students are trained by Ray Tune, in ``trials.py``.)
-"""
+that its memory is free before the next begins. (Students are trained by Ray Tune, in ``trials.py``.)"""
 
 from __future__ import annotations
 
@@ -28,8 +27,7 @@ class Stages:
     """Runs stages of a driver's session. Ray is connected to when it is first needed, and left in the end.
 
     ``address`` is a cluster's; None starts Ray on this machine. Raises DDOQError where no cluster answers or no node
-    has what a worker asks for.
-    """
+    has what a worker asks for."""
 
     def __init__(
         self, session: SweepSession, address: str | None, say: Callable[[str], None], *, progress: bool
@@ -110,8 +108,7 @@ class Stages:
         """Make sets and all the work that they declare, each piece once; return the task of each set by title.
 
         Whatever is ready is made, the earlier stages first. What failed fails the sets that need it, with its reason,
-        and no others.
-        """
+        and no others."""
         made: dict[str, Task] = {}
         roots: dict[Address, list[SetSpec]] = {}
         open_work: dict[Address, tuple[Work, SetSpec]] = {}

@@ -1,10 +1,7 @@
 """Students under Ray Tune: one trial trains one student; actors are reused, so that torch is imported once a worker.
 
 Every finished trial is on disk before Tune hears of it. Tune schedules, spreads over a cluster and survives lost
-workers; resuming is done by leaving out the rows that are there.
-"""
-
-from __future__ import annotations
+workers; resuming is done by leaving out the rows that are there."""
 
 import functools
 import os
@@ -46,8 +43,7 @@ def run_trials(
 ) -> None:
     """Train every trial; ``trials`` come with what is known of their rows, by key.
 
-    A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all.
-    """
+    A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all."""
     from ray import tune
 
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the rows are the log

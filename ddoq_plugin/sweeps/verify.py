@@ -1,7 +1,5 @@
 """Whether a run's files still are what they were: rows, sets, and what the run uses of its store."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,8 +41,7 @@ class Verified:
 def verify_run(folder: str | Path) -> Verified:
     """Check each row's digest, each set's hash against its rows, and the files of the store's artifacts.
 
-    Raises EvaluationError where the folder has no rows.
-    """
+    Raises EvaluationError where the folder has no rows."""
     folder, found = Path(folder), Verified()
     files = sorted((folder / "rows").glob("*.json"))
     if not files:

@@ -1,9 +1,6 @@
 """What a worker does: one task of its :class:`SweepSession` at a time, leaving the result in the store.
 
-What it returns is small. The driver's side is in ``stages.py``.
-"""
-
-from __future__ import annotations
+What it returns is small. The driver's side is in ``stages.py``."""
 
 import warnings
 from collections.abc import Callable, Sequence

@@ -3,10 +3,7 @@
 Actors rather than Ray tasks, since a worker keeps what is expensive (torch, the pipeline) from task to task, and is
 gone, with its memory, when the pool shuts down. Whatever dies, the pool goes on: a task whose worker or node died is
 given to another worker, a worker that cannot be scheduled does not block the others, and a node that joins gets workers
-while tasks wait. Nothing but references and small results passes through the driver.
-"""
-
-from __future__ import annotations
+while tasks wait. Nothing but references and small results passes through the driver."""
 
 import time
 from collections import deque

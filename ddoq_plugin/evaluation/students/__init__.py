@@ -6,10 +6,7 @@ namespaces: every ``timm:NAME`` and ``torchvision:NAME`` is a student.
 Flags of an entry: ``family``; ``min_size``, the smallest image size in pixels it accepts; ``channels_last``, whether
 its layers run faster in that memory format (with instance norm that is so on a CPU, where it has its own kernels:
 "cpu"); ``bfloat16``, whether its accuracy in that format was measured to be float32's and its training faster;
-``embedded``, whether it is small enough for the embedded data on one core.
-"""
-
-from __future__ import annotations
+``embedded``, whether it is small enough for the embedded data on one core."""
 
 from typing import TYPE_CHECKING
 

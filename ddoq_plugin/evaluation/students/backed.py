@@ -1,7 +1,5 @@
 """Students whose layers come from torchvision and timm, with stems and patches that suit small images."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import nn
@@ -39,8 +37,7 @@ def _vit(name: str, num_classes: int, image_size: int) -> nn.Module:
 
 def patch_size(image_size: int) -> int:
     """Return the ViT's patch size in pixels: 16 from 128 px on; below, the divisor of ``image_size`` nearest to an
-    eighth of it. Raises EvaluationError where no divisor leaves between 4 and 16 patches a side.
-    """
+    eighth of it. Raises EvaluationError where no divisor leaves between 4 and 16 patches a side."""
     if image_size >= SMALL_IMAGE and image_size % 16 == 0:
         return 16
     fitting = [p for p in range(1, image_size + 1) if image_size % p == 0 and 4 <= image_size // p <= 16]

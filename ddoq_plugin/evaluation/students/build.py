@@ -1,7 +1,5 @@
 """Build a student by name, initialised from its own seed."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -19,8 +17,7 @@ def build_student(name: str, num_classes: int, image_size: int, *, seed: int) ->
     ``name`` is a registered student or belongs to a registered namespace: ``timm:NAME`` and ``torchvision:NAME`` are
     any architecture of those libraries, without pretrained weights. The same seed gives the same initial weights; the
     global random state is left as it was. Raises UnknownNameError with the nearest names for an unknown student and
-    EvaluationError where the architecture does not take images of this size.
-    """
+    EvaluationError where the architecture does not take images of this size."""
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive_seed("student-init", seed))
         namespace, model_name = STUDENTS.namespace(name)
@@ -38,16 +35,14 @@ def build_student(name: str, num_classes: int, image_size: int, *, seed: int) ->
 
 def flag_of(name: str, flag: str, device: str = "cpu") -> bool:
     """Return whether student ``name`` is registered with ``flag`` for this kind of device. A flag is true for every
-    device or for the one it names ("cpu"); students that are not registered have none.
-    """
+    device or for the one it names ("cpu"); students that are not registered have none."""
     value = STUDENTS.entry(name).flags.get(flag, False) if name in STUDENTS else False
     return value == device if isinstance(value, str) else bool(value)
 
 
 def check_student(name: str) -> None:
     """Raise UnknownNameError unless ``name`` is a registered student or of a registered namespace, whose factory may
-    have ``check(model_name)``; what it raises is passed on.
-    """
+    have ``check(model_name)``; what it raises is passed on."""
     namespace, model_name = STUDENTS.namespace(name)
     if namespace is None:
         STUDENTS.entry(name)

@@ -1,10 +1,7 @@
 """MLP, LeNet, AlexNet and VGG-11 in the small-image forms of the dataset-condensation line.
 
 Shapes after networks.py of VICO-UoE/DatasetCondensation (Zhao et al., ICLR 2021), which takes them at 28 or 32 px; here
-the first linear layer follows the image size.
-"""
-
-from __future__ import annotations
+the first linear layer follows the image size."""
 
 from functools import partial
 

@@ -1,7 +1,5 @@
 """ConvNet-D, the standard student of the dataset-condensation line."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import nn
@@ -13,8 +11,7 @@ def _convnet(num_classes: int, image_size: int, *, depth: int, width: int = 128,
     """Return D blocks of 3x3 convolution, norm, ReLU and 2x2 average pooling, then one linear layer.
 
     Width 128, depth 3 at 32 px (4 at 64, 6 at 256) and instance norm are the settings of Zhao et al., "Dataset
-    Condensation with Gradient Matching", ICLR 2021 (networks.py, class ConvNet, of VICO-UoE/DatasetCondensation).
-    """
+    Condensation with Gradient Matching", ICLR 2021 (networks.py, class ConvNet, of VICO-UoE/DatasetCondensation)."""
     features: list[nn.Module] = []
     for channels in (3, *[width] * (depth - 1)):
         features += [nn.Conv2d(channels, width, 3, padding=1), make_norm(norm, width), nn.ReLU(inplace=True)]

@@ -3,10 +3,7 @@
 A map is [B, H, W, C], float32 or bfloat16 held in uint16; statistics, float32 [B, C], are over the H W positions of an
 image and channel. An image's map fits the cache, so that its passes read memory once.
 
-Import this module only where a kernel is about to run: it imports numba.
-"""
-
-from __future__ import annotations
+Import this module only where a kernel is about to run: it imports numba."""
 
 import numpy as np
 
@@ -21,8 +18,7 @@ def forward(x, gamma, beta, epsilon, lower, pool, y, mean, scale, first, last):
     """Write ``y`` = pool(max(gamma (x - mean) scale + beta, lower)) for the images ``first`` to ``last`` - 1.
 
     ``mean`` and ``scale`` = 1 / sqrt(variance + epsilon) are written too. ``lower`` is 0 (ReLU) or minus infinity;
-    ``pool`` 2 halves the sides, 1 keeps them.
-    """
+    ``pool`` 2 halves the sides, 1 keeps them."""
     _, height, width, channels = x.shape
     count = np.float32(height * width)
     total, a, b = np.empty(channels, np.float32), np.empty(channels, np.float32), np.empty(channels, np.float32)
@@ -68,8 +64,7 @@ def backward(gy, x, gamma, beta, mean, scale, lower, pool, gx, ggamma, gbeta, fi
     """Write the gradients: ``gx`` like ``x``, and ``ggamma`` and ``gbeta`` [B, C], to be summed over the images.
 
     With n positions, x^ = (x - mean) scale and g the gradient where the maximum let it through:
-    gx = gamma scale (g - sum g / n - x^ sum(g x^) / n).
-    """
+    gx = gamma scale (g - sum g / n - x^ sum(g x^) / n)."""
     _, height, width, channels = x.shape
     count = np.float32(height * width)
     part = QUARTER if pool == 2 else ONE

@@ -2,10 +2,7 @@
 
 PyTorch takes a pass over memory for each of them, several for a norm's backward pass, and its group norm is slow in
 channels-last, which convolutions like best. :mod:`.kernels` takes them together, image by image in the cache; the last
-bits differ. (Batch norm gains nothing by it: it needs the whole batch, and the call costs what the pass saves.)
-"""
-
-from __future__ import annotations
+bits differ. (Batch norm gains nothing by it: it needs the whole batch, and the call costs what the pass saves.)"""
 
 import functools
 import os
@@ -62,8 +59,7 @@ def in_sequence(layers: nn.Sequential, x: Tensor) -> Tensor:
 
 def norm_relu_pool(x: Tensor, norm: nn.Module, *, relu: bool = True, pool: int = 1) -> Tensor:
     """Return ``x`` [B, C, H, W] after ``norm``, ReLU (where ``relu``) and average pooling of ``pool`` x ``pool`` (1 or
-    2; an odd last row or column is dropped, as ``AvgPool2d(2)`` does).
-    """
+    2; an odd last row or column is dropped, as ``AvgPool2d(2)`` does)."""
     if _kernels_fit(x, norm, pool):
         return _InstanceNorm.apply(x, norm.weight, norm.bias, norm.eps, relu, pool)
     x = norm(x)

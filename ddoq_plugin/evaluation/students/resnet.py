@@ -1,7 +1,5 @@
 """ResNets: torchvision's classes with the stem that small images need, and those of the IDC and Minimax line."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -90,8 +88,7 @@ def resnet_ap10(num_classes: int, image_size: int) -> nn.Module:
 
     After models/resnet_ap.py of snu-mllab/Efficient-Dataset-Condensation (Kim et al., ICML 2022, "IDC"), which Minimax
     uses too: above 128 px the stem is a 7x7 convolution and 4x4 average pooling, above 64 px a 3x3 convolution and
-    2x2 average pooling, up to 64 px the 3x3 convolution alone.
-    """
+    2x2 average pooling, up to 64 px the 3x3 convolution alone."""
     kernel, pool = (7, 4) if image_size > 128 else (3, 2 if image_size > 64 else 1)
     widths = (64, 64, 128, 256, 512)
     stem = [nn.Conv2d(3, 64, kernel, padding=kernel // 2, bias=False), make_norm("instance", 64)]

@@ -1,7 +1,5 @@
 """A two-layer vision transformer for the embedded data."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch
@@ -34,8 +32,7 @@ class NarrowViT(nn.Module):
 
     Dosovitskiy et al., ICLR 2021, with mean pooling in the place of a class token (both are in its appendix D.3). The
     stem (Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021) halves the image until at most
-    4 tokens a side are left: 16 at 16 and 32 px. On the digits 500 steps with it reach plain patches' 900.
-    """
+    4 tokens a side are left: 16 at 16 and 32 px. On the digits 500 steps with it reach plain patches' 900."""
 
     def __init__(
         self, num_classes: int, image_size: int, *, width: int = 64, depth: int = 2, heads: int = 2, mlp_ratio: int = 1
