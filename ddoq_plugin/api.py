@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import DatasetConfig, PriorConfig, TeacherConfig, name_only
+from .data import load_data
 from .distilled_set import DistilledSet
 from .errors import EvaluationError
+from .evaluation import load_protocol
+from .evaluation.evaluator import Evaluator
+from .priors.source import PriorSource
 from .record import make_row
 from .store.artifacts import Store
 from .yaml_files import valid
@@ -49,7 +53,6 @@ def distill(
     DDOQError where anything does not fit, before expensive work."""
     from .distiller import DistillContext, make_distiller
     from .distiller.dry_run import DryRunContext
-    from .priors.source import PriorSource
 
     distiller = make_distiller(method, settings)
     data, kept = _data(dataset), Store(store)
@@ -83,8 +86,6 @@ def evaluate(
     sweep's YAML. The columns are those of a sweep's rows (``docs/columns.md``). Accuracies are percent: ``top1`` and
     ``top5`` on test, ``val_top1`` on validation. Raises a DDOQError where anything does not fit, and warns where a set
     says that it was made from another form of the dataset."""
-    from .evaluation import load_protocol
-    from .evaluation.evaluator import Evaluator
     from .priors.base import pick_device
     from .report import make_frame
 
@@ -135,8 +136,6 @@ def _labelled(given: Sequence[DistilledSet | str | Path], data: ImageData) -> li
 
 
 def _data(dataset: str | dict[str, Any] | ImageData) -> ImageData:
-    from .data import load_data
-
     if not isinstance(dataset, (str, dict)):
         return dataset
     config = valid(DatasetConfig, name_only(dataset), "dataset")

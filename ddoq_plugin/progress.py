@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterator
 from typing import TypeVar
 
+from tqdm import tqdm
+
 T = TypeVar("T")
 
 
 def bar(total: int | None, description: str, *, show: bool = True, initial: int = 0):
     """Return a ``tqdm`` bar (a context manager with ``update(n)`` and ``set_postfix(**values)``)."""
-    from tqdm import tqdm
-
     # disable=None is tqdm's "only on a terminal"
     return tqdm(total=total, initial=initial, desc=description, disable=None if show else True, leave=False, delay=1.0)
 

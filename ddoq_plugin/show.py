@@ -8,7 +8,12 @@ from typing import Any
 import yaml
 
 from .config import SweepConfig, config_layers, load_config, packaged_configs
+from .distilled_set import DistilledSet
 from .errors import ConfigError, DDOQError, nearest
+from .evaluation import protocol_names
+from .evaluation.protocol import Protocol, load_protocol, packaged_protocols, protocol_layers
+from .priors import recipe_names
+from .record import is_weighted
 from .registry import DISTILLERS, PLUGIN_FAILURES, REGISTRIES, load_plugin
 from .text_tables import plain_table
 from .yaml_files import EXTENDS, Layers, read_layers, set_values
@@ -18,9 +23,6 @@ WIDTH = 110
 
 def listing() -> str:
     """Return every registered thing, protocol, recipe and packaged config, a line each."""
-    from .evaluation import load_protocol, protocol_names
-    from .priors import recipe_names
-
     blocks = {kind: [_entry_line(entry) for entry in registry.entries()] for kind, registry in REGISTRIES.items()}
     blocks["protocols"] = [[name, _protocol_line(load_protocol(name))] for name in protocol_names()]
     blocks["recipes of priors"] = [[", ".join(recipe_names())]]
@@ -61,8 +63,6 @@ def method_view(name: str, _: Any = None) -> str:
 
 
 def _protocol_view(name: str, overrides: dict[str, Any]) -> str:
-    from .evaluation.protocol import load_protocol, protocol_layers
-
     protocol = load_protocol({EXTENDS: name, **set_values({}, overrides)})
     content = protocol.model_dump(mode="json", exclude_none=True)
     content["students"] = {student: numbers for student, numbers in content["students"].items() if numbers}
@@ -75,9 +75,6 @@ def _config_view(name: str, overrides: dict[str, Any]) -> str:
 
 def _set_view(folder: str, _: Any) -> str:
     """Return what a set says of itself; no image is read where its provenance is there."""
-    from .distilled_set import DistilledSet
-    from .record import is_weighted
-
     made = DistilledSet.load(folder, verified=True)
     about, shape, kind = made.provenance, tuple(made.images.shape), made.preprocessing.kind
     fingerprint = str(about.get("dataset_fingerprint"))
@@ -144,8 +141,6 @@ VIEWS: dict[str, Callable[[str, dict[str, Any]], str]] = {
 
 
 def _kinds_of(what: str) -> list[str]:
-    from .evaluation.protocol import Protocol, packaged_protocols
-
     path = Path(what)
     names = {"protocol": packaged_protocols(), "config": {file.stem: file for file in packaged_configs()}}
     if path.is_file():  # the keys that only one of them has tell a protocol from a config

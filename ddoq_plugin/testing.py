@@ -15,11 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
+from .data import load_data
+from .distilled_set import DistilledSet
+from .distiller import make_distiller
+from .distiller.work import all_work
 from .errors import ConfigError, DistillError
 from .registry import DISTILLERS, load_plugin
+from .store.artifacts import Store
 
 if TYPE_CHECKING:
-    from .distilled_set import DistilledSet
     from .distiller import DistillContext, Distiller, Work
     from .priors import Prior
 
@@ -36,8 +43,6 @@ class Subject:
     plugin: str | None = None
 
     def make(self, **more: Any) -> Distiller:
-        from .distiller import make_distiller
-
         if self.plugin is not None:
             load_plugin(self.plugin)
         return make_distiller(self.name, {**getattr(DISTILLERS.load(self.name), "quick", {}), **self.settings, **more})
@@ -62,8 +67,6 @@ def check_distiller(name: str, *, plugin: str | Path | None = None, **settings: 
 
 def check_shapes_and_balance(subject: Subject) -> None:
     """IPC images of the data's size for every class, ordered by class, for IPC 1 and more."""
-    import torch
-
     context = subject.context()
     for ipc in (1, IPC):
         made = subject.distill(ipc)
@@ -101,8 +104,6 @@ def check_picks_real_images(subject: Subject) -> None:
 
 def check_determinism(subject: Subject) -> None:
     """The same seed gives the same bits, here and in a fresh process, and touches no global random state."""
-    import numpy as np
-    import torch
 
     def numpy_state() -> bytes:
         state: Any = np.random.get_state()
@@ -125,8 +126,6 @@ def check_declared_work(subject: Subject) -> None:
     """The declared work has the same keys for whoever asks. Made piece by piece, by others and in another order, it
     gives the set that is made without it, and ``distill`` makes no such piece again."""
     from .distiller import DistillContext
-    from .distiller.work import all_work
-    from .store.artifacts import Store
 
     class InGroups(DistillContext):  # its classes are in several groups, as those of a large dataset are
         generation_group = 4 * IPC
@@ -163,8 +162,6 @@ def check_declared_work(subject: Subject) -> None:
 
 def check_round_trip(subject: Subject) -> None:
     """The set is saved and read without loss, its provenance included."""
-    from .distilled_set import DistilledSet
-
     made = subject.distill()
     with tempfile.TemporaryDirectory() as folder:
         read = DistilledSet.load(made.save(Path(folder) / "set"))
@@ -195,9 +192,6 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 
 def small_context(with_prior: bool) -> DistillContext:
     """Return a fresh context of eight training images a class of the digits; the prior is untrained."""
-    import torch
-
-    from .data import load_data
     from .distiller import DistillContext
 
     data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)
@@ -206,7 +200,6 @@ def small_context(with_prior: bool) -> DistillContext:
 
 def untrained_prior() -> Prior:
     """Return a small DiT prior after one step of training: it makes noise, quickly and the same everywhere."""
-    from .data import load_data
     from .priors import load_prior, load_recipe, train_prior
 
     data, recipe = load_data("digits", limit_per_class=IMAGES_PER_CLASS), load_recipe("digits")

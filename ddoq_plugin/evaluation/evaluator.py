@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..record import cost_columns
+from ..registry import STUDENTS
 from ..seeding import derive_seed
 from ..store.artifacts import Store, cost_of, hash_file
 from ..store.code import code_hash
 from ..store.metering import Cost, measure
+from . import load_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,8 +65,6 @@ class Evaluator:
     @functools.cached_property
     def teacher_key(self) -> dict[str, Any] | None:
         """What the teacher depends on."""
-        from . import load_protocol
-
         teacher = self.teacher_config
         if teacher is None:
             return None
@@ -234,8 +234,6 @@ class Evaluator:
 
 def student_code(name: str) -> str:
     """Return a hash of the sources that define a student, for keys."""
-    from ..registry import STUDENTS
-
     # those of timm or torchvision have none: their version is in the row
     return code_hash(STUDENTS.module(name)) if name in STUDENTS else name
 

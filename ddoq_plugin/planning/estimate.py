@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..config import STAGES, SweepConfig
 from ..distiller.dry_run import DryRunContext, PriorFacts
+from ..evaluation import load_protocol
+from ..priors import load_recipe
 from ..registry import PRIORS
 from ..sweeps.grid import Grid
 from ..sweeps.resolve import resolved
@@ -36,8 +38,6 @@ class Estimate:
     def __init__(
         self, config: SweepConfig, grid: Grid, facts: DatasetFacts, hardware: Hardware, *, look_up_done: bool
     ) -> None:
-        from ..evaluation import load_protocol
-
         self.config, self.grid, self.facts, self.hardware = config, grid, facts, hardware
         self.protocol = load_protocol(config.protocol)
         there = config.store_folder.is_dir() or (config.output_folder / "rows").is_dir()
@@ -90,8 +90,6 @@ class Estimate:
         config, card, stage = self.config.prior, self.prior, self._stage("train prior", "train")
         if config is None or config.train is None:
             return stage
-        from ..priors import load_recipe
-
         recipe = load_recipe(config.train)
         first, second = recipe.autoencoder, recipe.denoiser
         stage.tasks, stage.done = 1, int(self.done.prior)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import PriorConfig
 from ..errors import ConfigError, DDOQError
+from ..priors import load_recipe
 from .model_cards import PUBLISHED
 from .rates import Precision
 
@@ -167,7 +168,6 @@ def _kept_bytes(model: torch.nn.Module, images: torch.Tensor) -> int:
 def _of_recipe(name: str, image_size: int, classes: int, precision: Precision) -> PriorCard:
     import torch
 
-    from ..priors import load_recipe
     from ..priors.networks import build_autoencoder, build_denoiser
 
     recipe = load_recipe(name)

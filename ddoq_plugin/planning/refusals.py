@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from ..config import SweepConfig
 from ..distiller.dry_run import DryRunContext
 from ..errors import ConfigError, DDOQError
+from ..evaluation import load_protocol
+from ..evaluation.students.build import check_student
 from ..registry import DATASETS, PRIORS
 from ..sweeps.grid import Grid
 from .sizes import human
@@ -24,9 +26,6 @@ ROOM = 0.95  # of a GPU's memory: the rest is the driver's and the libraries'
 
 def check_names(config: SweepConfig) -> None:
     """Raise the error of a dataset, prior, student, protocol or recipe that does not exist, or of a missing teacher."""
-    from ..evaluation import load_protocol
-    from ..evaluation.students.build import check_student
-
     DATASETS.entry(config.dataset.name.partition(":")[0])
     for student in config.students:
         check_student(student)

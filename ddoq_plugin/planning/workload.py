@@ -9,6 +9,7 @@ from ..config import SweepConfig
 from ..distiller import DistillContext, Work
 from ..distiller.work import all_work
 from ..errors import DDOQError
+from ..evaluation.soft_labels import bank_steps, whole_pages
 from ..store.artifacts import hash_key
 from ..sweeps.grid import Grid, SetSpec
 
@@ -73,8 +74,6 @@ def _shared(
     grid: Grid, declared: Declared, protocol: Protocol, facts: DatasetFacts, *, bank_of: list[str] | None
 ) -> list[Shared]:
     """Group the rows that share a training or, with the students ``bank_of`` it, a bank of labels."""
-    from ..evaluation.soft_labels import bank_steps, whole_pages
-
     groups: dict[tuple, list[int]] = {}
     for number, row in enumerate(grid.rows):
         same = None if row.set is None else declared.alike[row.set.title][0 if bank_of else 1]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from ..store.code import code_hash
+from . import load_recipe
 
 if TYPE_CHECKING:
     from ..config import PriorConfig
@@ -67,6 +68,4 @@ class PriorSource:
         return self.store.get("priors", self.key, make, resumable=True)
 
     def _recipe(self):
-        from . import load_recipe
-
         return load_recipe(self.config.train)

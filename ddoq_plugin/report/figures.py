@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from .comparisons import mean_over_students
@@ -101,8 +102,6 @@ def contact_sheet(made: DistilledSet, path: str | Path, *, per_class: int = 10, 
     """Draw a distilled set as a PNG, one row a class: the first ``per_class`` images.
 
     With ``weights``, weights that are not all equal stand under the images."""
-    import numpy as np
-
     from ..data.transforms import resize_images
 
     images = made.images if made.images.shape[-1] < 2 * THUMBNAIL else resize_images(made.images, LARGE_THUMBNAIL)

@@ -13,6 +13,7 @@ from ..errors import EvaluationError
 from .conclusions import findings
 from .costs import cost_table, training_cost_table
 from .diagnostics import convergence_table, distribution_table
+from .figures import accuracy_figure, w2_figure
 from .formatting import format_table, write_tables
 from .rows import Run
 from .score_tables import DatasetScores, scores_of_runs
@@ -115,8 +116,6 @@ def _scores(found: Sequence[DatasetScores], page: Path, folder: Path) -> str:
 
 
 def _figures(run: Run, page: Path, folder: Path) -> str:
-    from .figures import accuracy_figure, w2_figure
-
     drawn = [("Accuracy over images per class", accuracy_figure(run.frame, folder / "accuracy.png"))]
     # W2 has a meaning within one space only
     if run.frame["w2_used"].notna().any() and run.frame["space"].dropna().nunique() <= 1:

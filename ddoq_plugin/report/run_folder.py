@@ -5,6 +5,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from ..distilled_set import DistilledSet
+from ..set_folder import PROVENANCE
+from .figures import contact_sheet
 from .formatting import format_table, write_tables
 from .page import run_tables, write_results
 from .rows import Run, load_run
@@ -36,10 +39,6 @@ def write_run_report(folder: str | Path) -> str:
 
 def draw_contact_sheets(folder: Path) -> dict[str, Path]:
     """Draw each method's set of the largest IPC and the first seed; return title -> PNG in ``figures/sets``."""
-    from ..distilled_set import DistilledSet
-    from ..set_folder import PROVENANCE
-    from .figures import contact_sheet
-
     # a run that was copied without its store has links to nowhere
     files = [file for file in sorted((folder / "sets").glob(f"*/{PROVENANCE}")) if file.is_file()]
     found = [(file, json.loads(file.read_text(encoding="utf-8"))["provenance"]) for file in files]

@@ -8,12 +8,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 LIBRARIES = ("torch", "torchvision", "diffusers", "timm", "ray", "numpy", "pandas", "scikit-learn", "POT")
 
 
 def machine() -> dict[str, Any]:
     """Return what the machine is (no name, no address): processor, cores, memory, GPU, system and Python."""
-    import psutil
     import torch
 
     return {

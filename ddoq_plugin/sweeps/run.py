@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from ..config import SweepConfig, load_config
 from ..errors import ConfigError
 from ..priors.base import pick_device
@@ -99,8 +101,6 @@ class _Run:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the folder, since two sweeps would train the same rows; the lock of a killed sweep goes with it."""
-        from filelock import FileLock, Timeout
-
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock").acquire(blocking=False)

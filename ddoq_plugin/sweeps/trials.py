@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import tune
 
 from ..config import SweepConfig
 from ..progress import bar
@@ -44,8 +45,6 @@ def run_trials(
     """Train every trial; ``trials`` come with what is known of their rows, by key.
 
     A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all."""
-    from ray import tune
-
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the rows are the log
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its banners ignore verbose=0
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "16")

@@ -3,6 +3,7 @@
 from functools import partial
 
 from torch import nn
+from torchvision.models import SwinTransformer, get_model
 
 from ...errors import EvaluationError
 from .resnet import SMALL_IMAGE
@@ -10,8 +11,6 @@ from .resnet import SMALL_IMAGE
 
 def _torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
     """Return torchvision's network; below 128 px its stem has stride 1, as is usual for CIFAR."""
-    from torchvision.models import get_model
-
     model = get_model(name, weights=None, num_classes=num_classes)
     if image_size < SMALL_IMAGE:
         model.features[0][0].stride = (1, 1)
@@ -20,8 +19,6 @@ def _torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
 
 def swin_t(num_classes: int, image_size: int) -> nn.Module:
     """Swin-T (Liu et al., ICCV 2021): patch 4 and window 7 from 128 px on, patch 2 and window 4 below."""
-    from torchvision.models import SwinTransformer
-
     patch, window = (2, 4) if image_size < SMALL_IMAGE else (4, 7)
     return SwinTransformer(
         [patch] * 2, 96, [2, 2, 6, 2], [3, 6, 12, 24], [window] * 2, stochastic_depth_prob=0.2, num_classes=num_classes
