@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ import torch
 from ..errors import DistillError
 from ..progress import bar
 from ..store.artifacts import Store, cost_of
+from ..store.checkpoints import load_checkpoint, save_checkpoint
 from ..store.code import code_hash
 from ..store.metering import Cost, measure
 from ..store.tensor_files import empty_tensor
@@ -169,7 +169,7 @@ class ContextCore:
         what is being made: a run that is killed continues from there to the same bits."""
         folder, spent = self._making[-1] if self._making else (None, [])
         file = None if folder is None else folder / f"{name}{CHECKPOINT}"
-        first, before = _load_checkpoint(file, state)
+        first, before = _restore(file, state)
         spent.append(before)
         started = saved = time.perf_counter()
         pause = CHECKPOINT_SECONDS if every is None else every
@@ -180,7 +180,8 @@ class ContextCore:
                 shown.update(1)
                 now = time.perf_counter()
                 if file is not None and now - saved > pause and step + 1 < total:
-                    _save_checkpoint(file, state, step + 1, before + now - started)
+                    done = {"step": step + 1, "seconds": before + now - started}
+                    save_checkpoint(file, {**done, "state": _held(state)})
                     saved = now
 
     def check_class_sizes(self, needed: int, what: str, method: str) -> None:
@@ -247,7 +248,7 @@ class ContextCore:
                     told = make(folder)
             finally:
                 self._making.pop()
-            for file in folder.glob(f"*{CHECKPOINT}"):
+            for file in folder.glob(f"*{CHECKPOINT}*"):
                 file.unlink()
             if isinstance(told, Cost):
                 return told
@@ -266,19 +267,12 @@ class ContextCore:
                     used[one.address] = cost_of(path)
 
 
-def _save_checkpoint(file: Path, state: Mapping[str, Any], step: int, seconds: float) -> None:
-    """Write ``state`` after ``step`` steps and the ``seconds`` they took."""
-    temporary = file.with_name(f".{file.name}")
-    torch.save({"step": step, "seconds": seconds, "state": _held(state)}, temporary)
-    os.replace(temporary, file)
-
-
-def _load_checkpoint(file: Path | None, state: Mapping[str, Any]) -> tuple[int, float]:
+def _restore(file: Path | None, state: Mapping[str, Any]) -> tuple[int, float]:
     """Restore ``state`` in place; return the steps that were taken and their seconds, (0, 0.0) without a checkpoint."""
     _held(state)  # a state that cannot be kept is an error at the start, not at the first checkpoint
-    if file is None or not file.is_file():
+    kept = None if file is None else load_checkpoint(file)
+    if file is None or kept is None:
         return 0, 0.0
-    kept = torch.load(file, weights_only=True, map_location="cpu")
     if kept["state"].keys() != state.keys():
         raise DistillError(f"the checkpoint {file.name} is of another loop; remove {file.parent} and begin again")
     for name, one in state.items():

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from ..errors import PriorError
 from ..progress import bar
 from ..seeding import generator
+from ..store.checkpoints import load_checkpoint, save_checkpoint
 from .recipe import AutoencoderRecipe, DenoiserRecipe
 
 
@@ -37,8 +37,7 @@ def train_resumably(
     optimizer = torch.optim.AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     rates = warmup_cosine(settings.learning_rate, steps, settings.warmup)
     start, before = 0, 0.0
-    if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if state := load_checkpoint(checkpoint):
         for key, module in modules.items():
             module.load_state_dict(state["modules"][key])
         optimizer.load_state_dict(state["optimizer"])
@@ -58,7 +57,9 @@ def train_resumably(
                 if not math.isfinite(value := loss.item()):
                     raise PriorError(f"{name}: the loss is {value} at step {t + 1}: lower learning_rate in the recipe")
                 shown.set_postfix(loss=f"{value:.4f}")
-                _save(checkpoint, modules, optimizer, t + 1, before + now - begun)
+                states = {key: module.state_dict() for key, module in modules.items()}
+                done = {"step": t + 1, "seconds": before + now - begun}
+                save_checkpoint(checkpoint, {**done, "modules": states, "optimizer": optimizer.state_dict()})
                 saved = now
     return before + time.monotonic() - begun if start < steps else before
 
@@ -85,11 +86,3 @@ def batch_indices(total: int, batch_size: int, step: int, seed: int) -> torch.Te
 @functools.lru_cache(maxsize=2)
 def _permutation(total: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(total, generator=generator("prior batches", seed, epoch))
-
-
-def _save(path: Path, modules: Mapping[str, nn.Module], optimizer, step: int, seconds: float) -> None:
-    states = {name: module.state_dict() for name, module in modules.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save({"step": step, "seconds": seconds, "modules": states, "optimizer": optimizer.state_dict()}, partial)
-    os.replace(partial, path)

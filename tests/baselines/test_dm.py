@@ -22,6 +22,7 @@ from ddoq_plugin.errors import DistillError
 from ddoq_plugin.planning import make_plan
 from ddoq_plugin.report import load_rows
 from ddoq_plugin.store.artifacts import Store
+from ddoq_plugin.store.checkpoints import load_checkpoint
 from ddoq_plugin.sweeps import sweep
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "dm_step.npz"
@@ -86,6 +87,7 @@ from ddoq_baselines.dm import DM
 from ddoq_plugin.data import load_data
 from ddoq_plugin.distiller import DistillContext, core
 from ddoq_plugin.store.artifacts import Store
+from ddoq_plugin.store.checkpoints import load_checkpoint
 import torch
 torch.set_num_threads(1)
 core.CHECKPOINT_SECONDS = 0.0
@@ -108,7 +110,7 @@ def test_killed_in_its_middle_it_ends_with_the_same_set(tmp_path):
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     (left,) = (tmp_path / "killed").rglob("*.checkpoint")
-    done = torch.load(left, weights_only=True)["step"]
+    done = load_checkpoint(left)["step"]
     assert 0 < done < 400, "it was not half way"
     again, _ = start(tmp_path / "killed").communicate(timeout=300)
     assert again.split()[0] == whole.split()[0]

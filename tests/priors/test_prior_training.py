@@ -73,7 +73,7 @@ def test_interrupted_training_goes_on_with_the_same_bits(
 ):
     """``stops`` count checkpoints (one a step; 30 steps each for auto-encoder and denoiser) over all runs."""
     saved = {"count": 0}
-    save = training_loop._save
+    save = training_loop.save_checkpoint
 
     def save_and_stop(*arguments):
         save(*arguments)
@@ -81,12 +81,36 @@ def test_interrupted_training_goes_on_with_the_same_bits(
         if saved["count"] in stops:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training_loop, "_save", save_and_stop)
+    monkeypatch.setattr(training_loop, "save_checkpoint", save_and_stop)
     for _ in stops:
         with pytest.raises(KeyboardInterrupt):
             train_prior(squares, tmp_path, tiny_recipe, 0, progress=False, device="cpu", checkpoint_seconds=0)
     train_prior(squares, tmp_path, tiny_recipe, 0, progress=False, device="cpu", checkpoint_seconds=0)
     assert saved["count"] == 60  # no step was done twice
+    assert weights(tmp_path) == weights(undisturbed)
+
+
+@pytest.mark.parametrize("how", ["cut in half", "emptied", "one byte changed"])
+def test_a_damaged_checkpoint_is_dropped_and_the_training_ends_the_same(
+    tmp_path, monkeypatch, undisturbed, squares, tiny_recipe, how
+):
+    def save_and_stop(path, state):
+        save(path, state)
+        if state["step"] == 12:
+            raise KeyboardInterrupt
+
+    save = training_loop.save_checkpoint
+    monkeypatch.setattr(training_loop, "save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior(squares, tmp_path, tiny_recipe, 0, progress=False, device="cpu", checkpoint_seconds=0)
+    monkeypatch.undo()
+    file = tmp_path / "checkpoint" / "autoencoder.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    left = {"cut in half": content[: len(content) // 2], "emptied": b"", "one byte changed": content}[how]
+    file.write_bytes(left)
+    with pytest.warns(UserWarning, match="autoencoder.pt is damaged"):
+        train_prior(squares, tmp_path, tiny_recipe, 0, progress=False, device="cpu")
     assert weights(tmp_path) == weights(undisturbed)
 
 
