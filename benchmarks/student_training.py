@@ -249,7 +249,7 @@ def noise(ipc: int, size: int) -> ImageData:
         return ArraySplit(torch.randint(0, 256, (len(labels), 3, size, size), generator=stream).to(torch.uint8), labels)
 
     names = tuple(str(c) for c in range(CLASSES))
-    return ImageData("noise", names, size, split(ipc), split(1), split(1), fingerprint="noise")
+    return ImageData("noise", names, size, split(ipc), split(1), split(1), identity="noise")
 
 
 def _alternate(runs: dict, rounds: int, *, warm: bool = True) -> dict[str, list[float]]:

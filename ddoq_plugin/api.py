@@ -19,6 +19,7 @@ from .errors import EvaluationError
 from .evaluation import load_protocol
 from .evaluation.evaluator import Evaluator
 from .priors.source import PriorSource
+from .progress import say_notes
 from .record import make_row
 from .store.artifacts import Store
 from .yaml_files import valid
@@ -56,6 +57,7 @@ def distill(
 
     distiller = make_distiller(method, settings)
     data, kept = _data(dataset), Store(store)
+    say_notes(data.notes, show=progress)
     data.check(progress=progress)
     prior_config = None if prior is None else valid(PriorConfig, name_only(prior), "prior")
     distiller.check(DryRunContext(data, prior_config), ipc, clusters)
@@ -98,8 +100,10 @@ def evaluate(
     chosen, rules = str(pick_device(device)), load_protocol(protocol)
     evaluator = Evaluator(data, rules, Store(store), students=names, teacher=wanted, device=chosen, progress=progress)
     evaluator.check()
+    say_notes(data.notes, show=progress)
     for label, one in sets:
         about = one.provenance
+        say_notes((f"{label}: {note}" for note in about.get("notes", ())), show=progress)
         if about.get("dataset") == data.name and about.get("dataset_fingerprint") != data.fingerprint:
             warnings.warn(
                 f"the set {label!r} was made from another form of {data.name!r} (other files, or other options such as "
@@ -124,7 +128,7 @@ def evaluate(
 
 def _labelled(given: Sequence[DistilledSet | str | Path], data: ImageData) -> list[tuple[str, DistilledSet]]:
     """Return the sets with their labels in tables."""
-    sets = [one if isinstance(one, DistilledSet) else DistilledSet.load(one, data.class_names) for one in given]
+    sets = [one if isinstance(one, DistilledSet) else _loaded(one, data) for one in given]
     about = [one.provenance for one in sets]
     labels = [str(known.get("label") or known.get("method") or "set") for known in about]
     keys = [(label, one.ipc, known.get("clusters")) for label, one, known in zip(labels, sets, about, strict=True)]
@@ -133,6 +137,10 @@ def _labelled(given: Sequence[DistilledSet | str | Path], data: ImageData) -> li
         raise EvaluationError("a set is given twice; give each once")
     labels = [f"{key[0]} ({name})" if keys.count(key) > 1 else key[0] for key, name in zip(keys, names, strict=True)]
     return list(zip(labels, sets, strict=True))
+
+
+def _loaded(folder: str | Path, data: ImageData) -> DistilledSet:
+    return DistilledSet.load(folder, data.class_names, wnids=data.wnids)
 
 
 def _data(dataset: str | dict[str, Any] | ImageData) -> ImageData:

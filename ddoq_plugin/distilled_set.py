@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .data.class_names import few
 from .errors import DataError
 from .preprocessing import PIXELS, Preprocessing
-from .set_folder import PROVENANCE, TARGET_KINDS, TENSORS, few, read_exact, read_images, write_images, write_tables
+from .set_folder import (
+    IMAGES,
+    PROVENANCE,
+    TARGET_KINDS,
+    TENSORS,
+    files_hash,
+    read_exact,
+    write_images,
+    write_tables,
+)
+from .set_reader import read_images
 from .store.artifacts import Store, hash_key, hash_tensors, link_files
 from .store.code import code_hash
 
@@ -130,26 +141,27 @@ class DistilledSet:
 
     @classmethod
     def load(
-        cls, folder: str | Path, class_names: Sequence[str] | None = None, *, verified: bool = False
+        cls,
+        folder: str | Path,
+        class_names: Sequence[str] | None = None,
+        *,
+        wnids: Sequence[str] | None = None,
+        verified: bool = False,
     ) -> DistilledSet:
         """Read a set that :meth:`save` wrote (exactly), or a folder of images made by any other method.
 
-        ``class_names`` are the dataset's: the folders are matched to them by name or number, and the labels follow
-        their order. The images of a saved set are mapped from its file. ``verified``: its files have just been checked,
-        so they are not read once more for the hash. Raises DataError naming the folder or file and what to do."""
-        folder = Path(folder)
+        ``class_names`` and ``wnids`` are the dataset's: the folders are matched to them by name, WordNet id or number,
+        and the labels follow their order. The images of a saved set are mapped from its file; where its PNGs or its
+        table were edited since, they count. ``verified``: its files have just been checked, so they are not read once
+        more for the hash. How a folder was read stands in the provenance (``notes``). Raises DataError naming the
+        folder or file and what to do."""
+        folder = Path(folder).expanduser()
         if not folder.is_dir():
             raise DataError(f"there is no folder {folder}; give the folder of a distilled set or of class folders")
-        exact = (folder / TENSORS).exists()
-        fields, about = read_exact(folder) if exact else (read_images(folder, class_names), {})
-        try:
-            made = cls(**fields)
-        except TypeError as problem:
-            raise DataError(f"the distilled set {folder} is damaged ({problem}); distil it again") from problem
-        if verified and "image_hash" in about:
-            vars(made).update(hash=about["hash"], image_hash=about["image_hash"])  # as the cached properties would
-        if exact and made.hash != about.get("hash"):
-            raise DataError(f"the tensors of {folder} do not match the hash in its {PROVENANCE}; distil it again")
+        if (folder / TENSORS).exists():
+            made = cls._load_saved(folder, verified)
+        else:
+            made = cls(**read_images(folder, class_names, wnids))
         if class_names is not None and list(class_names) != list(made.class_names):
             raise DataError(
                 f"the classes of {folder} ({few(made.class_names)}) are not those of the dataset "
@@ -157,10 +169,39 @@ class DistilledSet:
             )
         return made
 
+    @classmethod
+    def _load_saved(cls, folder: Path, verified: bool) -> DistilledSet:
+        fields, about = read_exact(folder)
+        try:
+            made = cls(**fields)
+        except TypeError as problem:
+            raise DataError(f"the distilled set {folder} is damaged ({problem}); distil it again") from problem
+        if verified and "image_hash" in about:
+            vars(made).update(hash=about["hash"], image_hash=about["image_hash"])  # as the cached properties would
+        if made.hash != about.get("hash"):
+            raise DataError(f"the tensors of {folder} do not match the hash in its {PROVENANCE}; distil it again")
+        if verified or about.get("files") == files_hash(folder):
+            return made
+        seen = read_images(folder, made.class_names, own=(IMAGES, TENSORS, PROVENANCE))
+        if all(_equal(seen[name], getattr(made, name)) for name in ("images", "labels", "weights")):
+            return made
+        only = [name for name in ("floats", "targets", "stage") if getattr(made, name) is not None]
+        if only:
+            raise DataError(
+                f"the pictures or the table of {folder} were edited, and {' and '.join(only)} of the set are not in "
+                f"them; undo the edit, or remove {TENSORS}, {IMAGES} and {PROVENANCE} to have a set of the pictures"
+            )
+        notes = ["edited since it was saved: its pictures and table count", *seen.pop("provenance")["notes"]]
+        return replace(made, **seen, provenance={**made.provenance, "notes": notes})
+
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:
     """Round images in [0, 1] to uint8, halves to even, clamped."""
     return (images.clamp(0, 1) * 255).round().byte()
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
 
 
 def _check(made: DistilledSet) -> None:

@@ -1,6 +1,7 @@
 """Progress bars on standard error; silent when standard error is not a terminal."""
 
-from collections.abc import Collection, Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -20,3 +21,9 @@ def track(items: Collection[T], description: str, *, show: bool = True) -> Itera
         for item in items:
             yield item
             shown.update(1)
+
+
+def say_notes(notes: Iterable[str], *, show: bool = True) -> None:
+    """Print notes on what was read and how, a line each, on standard error."""
+    for note in notes if show else ():
+        print(f"note: {note}", file=sys.stderr, flush=True)

@@ -138,7 +138,7 @@ def test_errors_name_the_thing_and_the_mend(tmp_path):
         DistilledSet.load(tmp_path / "a")
     write_images(tmp_path / "b", ["cat", "dog"])
     (tmp_path / "b" / "empty").mkdir()
-    with pytest.raises(DataError, match="empty has no images"):
+    with pytest.raises(DataError, match="empty has no image"):
         DistilledSet.load(tmp_path / "b")
 
 

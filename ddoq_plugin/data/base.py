@@ -4,6 +4,7 @@ Images are always uint8 [n, 3, H, W] with H = W; they become floats in [0, 1] on
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,10 @@ class Split(ABC):
     @abstractmethod
     def digest(self) -> str:
         """Return a hex hash of labels and contents, the same in every process."""
+
+    def unread_bytes(self) -> int:
+        """Return the bytes of files that :meth:`digest` would have to read."""
+        return 0
 
     @abstractmethod
     def check(self, indices: Sequence[int] | Tensor | None = None, *, progress: bool = True) -> None:
@@ -99,8 +104,7 @@ class ImageData:
     """A dataset in three parts that are kept apart: train, validation (cut from train) and test.
 
     Every choice (a hyper-parameter, a checkpoint) is made on ``val``; ``test`` is for reports. No image of ``val`` is
-    in ``train``. ``fingerprint`` hashes class names, labels, contents (folders: relative paths and file sizes), size
-    and split."""
+    in ``train``. ``identity`` stands for ``fingerprint`` where it is given, as for a part of another dataset."""
 
     name: str
     class_names: tuple[str, ...]  # readable; the class index is the position
@@ -108,9 +112,18 @@ class ImageData:
     train: Split
     val: Split
     test: Split
-    fingerprint: str
     wnids: tuple[str, ...] | None = None  # WordNet ids in class order, of ImageNet and its relatives
     notes: tuple[str, ...] = ()  # what a report must say about how the splits were made
+    identity: str | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of class names, labels, contents, size and split; files are read for it, once."""
+        if self.identity is not None:
+            return self.identity
+        names, ids = list(self.class_names), None if self.wnids is None else list(self.wnids)
+        digests = [part.digest() for part in (self.train, self.val, self.test)]
+        return hashlib.sha256(repr((names, ids, self.image_size, *digests)).encode()).hexdigest()
 
     @property
     def num_classes(self) -> int:

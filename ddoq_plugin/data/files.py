@@ -16,26 +16,12 @@ from torch import Tensor
 from ..errors import DataError
 from ..progress import bar
 from .base import Split
+from .content_hashes import content_hashes, unread_bytes
 from .file_index import FileIndex, ImageFile
-from .transforms import check_image_size, check_resize, decode_image, verify_image
+from .transforms import check_image_size, check_resize, damaged, decode_image, verify_image
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})  # as torchvision
 THREADS = min(8, os.cpu_count() or 1)  # Pillow releases the interpreter lock while it decodes
 MEMORY_SHARE = 0.8  # of the machine's memory that one request for images may fill
-
-
-def list_images(folder: Path, root: Path) -> list[ImageFile]:
-    """Return the image files directly in ``folder``, sorted by name; hidden files and other types are passed over."""
-    prefix = folder.relative_to(root).as_posix()
-    with os.scandir(folder) as entries:
-        found = [
-            ImageFile(entry.name if prefix == "." else f"{prefix}/{entry.name}", entry.stat().st_size)
-            for entry in entries
-            if os.path.splitext(entry.name)[1].lower() in EXTENSIONS
-            and not entry.name.startswith(".")
-            and entry.is_file()
-        ]
-    return sorted(found, key=lambda file: file.path)
 
 
 class FolderSplit(Split):
@@ -59,6 +45,7 @@ class FolderSplit(Split):
         if len(self.files) != len(labels):
             raise DataError(f"{len(self.files)} image files but {len(labels)} labels; give one label per file")
         self.labels, self.image_size = labels.to(torch.int64), image_size
+        self._digest: str | None = None
 
     def images(self, indices: Sequence[int] | Tensor | None = None) -> Tensor:
         """Return uint8 [n, 3, H, W]; DataError names a damaged file, or that so many images do not fit in memory."""
@@ -76,7 +63,7 @@ class FolderSplit(Split):
             pixels = decode_image(self.root / self.files[rows[place]].path, self.image_size, self.resize)
             out[place] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
-        _in_threads(fill, range(len(rows)), show=False)
+        _in_threads(fill, range(len(rows)), "decoding", show=False)
         return out
 
     def subset(self, indices: Sequence[int] | Tensor, labels: Tensor | None = None) -> FolderSplit:
@@ -85,24 +72,38 @@ class FolderSplit(Split):
         return FolderSplit(self.root, self.files.take(chosen), kept, self.image_size, self.resize)
 
     def digest(self) -> str:
-        """Return a hash of relative paths, file sizes, labels, image size and resize mode; no file is opened."""
-        found = hashlib.sha256(repr((len(self), self.image_size, self.resize)).encode())
-        for file, label in zip(self.files, self.labels.tolist(), strict=True):
-            found.update(f"{file.path}\0{file.size}\0{label}\n".encode())
-        return found.hexdigest()
+        """Return a hash of the files' contents, labels, image size and resize mode; a changed file is read again."""
+        if self._digest is None:
+            found = hashlib.sha256(repr((len(self), self.image_size, self.resize)).encode())
+
+            def each(work: Callable[[int], None], places: Sequence[int]) -> None:
+                _in_threads(work, places, "reading image files", show=True)
+
+            try:
+                hashes = content_hashes(self.root, self.files, each)
+            except OSError as problem:
+                raise damaged(Path(str(problem.filename)), problem) from None
+            for content, label in zip(hashes, self.labels.tolist(), strict=True):
+                found.update(f"{content} {label}\n".encode())
+            self._digest = found.hexdigest()
+        return self._digest
+
+    def unread_bytes(self) -> int:
+        return 0 if self._digest is not None else unread_bytes(self.root, self.files)
 
     def check(self, indices: Sequence[int] | Tensor | None = None, *, progress: bool = True) -> None:
         """Decode every file once, JPEGs at reduced scale; raise DataError naming the first that is damaged."""
-        _in_threads(lambda row: verify_image(self.root / self.files[row].path), self._rows(indices), show=progress)
+        rows = self._rows(indices)
+        _in_threads(lambda row: verify_image(self.root / self.files[row].path), rows, "checking images", show=progress)
 
     def _rows(self, indices: Sequence[int] | Tensor | None) -> Sequence[int]:
         return range(len(self)) if indices is None else torch.as_tensor(indices, dtype=torch.int64).tolist()
 
 
-def _in_threads(work: Callable[[Any], None], items: Sequence, *, show: bool) -> None:
+def _in_threads(work: Callable[[Any], None], items: Sequence, title: str, *, show: bool) -> None:
     """Call ``work`` on every item; the first failure in order is raised and what has not begun is dropped."""
     threads = min(THREADS, max(1, len(items)))
-    with ThreadPoolExecutor(threads) as pool, bar(len(items), "checking images", show=show) as shown:
+    with ThreadPoolExecutor(threads) as pool, bar(len(items), title, show=show) as shown:
         # a bounded window, so that a million files never become a million waiting futures
         for start in range(0, len(items), 1024):
             futures = [pool.submit(work, item) for item in items[start : start + 1024]]

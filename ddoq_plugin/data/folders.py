@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..errors import DataError
+from ..errors import DataError, nearest
 from .base import ImageData
+from .class_names import few, resolve_classes
 from .file_index import FileIndex, ImageFile
-from .files import FolderSplit, list_images
+from .files import FolderSplit
+from .image_tree import ImageTree, Passed, class_files, list_folder, read_tree, shown
 from .imagenet_classes import SUBSETS, imagenet_names, readable_names
-from .splitting import make_image_data, resolve_classes, stratified_cut
+from .splitting import make_image_data, stratified_cut
 from .transforms import check_resize, damaged
 
 IMAGENET_SIZE = 256  # the resolution of DiT-XL-2-256 and of the papers that distil ImageNet through it
@@ -37,17 +39,19 @@ def _load_imagenet(
     ``classes``: readable names or WordNet ids to keep, in the new order; only their folders need to exist. The other
     options are those of ``make_image_data``. DataError: a missing folder, or a class without images."""
     check_resize(resize)
-    folder, known = existing_folder(name, root), imagenet_names()
+    folder, known, passed = existing_folder(name, root), imagenet_names(), Passed()
     wnids = list(SUBSETS.get(name, known))
     if classes is not None:
         wnids = [wnids[c] for c in resolve_classes(classes, [known[wnid] for wnid in wnids], wnids)]
     train, test = (
-        class_split(name, folder, [folder / part / wnid for wnid in wnids], image_size, resize)
+        class_split(name, folder, [folder / part / wnid for wnid in wnids], image_size, resize, passed)
         for part in ("train", "val")
     )
+    others = [set(list_folder(folder / part, folder, passed).folders) - set(wnids) for part in ("train", "val")]
+    notes = [f"{len(set.union(*others))} other folders of the root are not of these classes"] if any(others) else []
     return make_image_data(
         name, [known[wnid] for wnid in wnids], train, test,
-        val_fraction=val_fraction, limit_per_class=limit_per_class, wnids=wnids,
+        val_fraction=val_fraction, limit_per_class=limit_per_class, wnids=wnids, notes=[*notes, *passed.notes()],
     )  # fmt: skip
 
 
@@ -67,7 +71,7 @@ def load_folder(
     classes: Sequence[str | int] | None = None,
     limit_per_class: int | None = None,
 ) -> ImageData:
-    """Load any folder of images, one sub-folder per class.
+    """Load any folder of images, one sub-folder per class; ``docs/folders.md`` has the rules.
 
     ``path/train/<class>/*`` with ``path/test/<class>/*`` or ``path/val/<class>/*`` (both: val is used for validation),
     or ``path/<class>/*``; without test images a stratified test split is cut, always the same, and noted.
@@ -75,21 +79,24 @@ def load_folder(
     None takes the images' own size if a sample of them is square and alike, else 64. ``resize``: "crop" (shorter side,
     then centre crop) or "stretch" (aspect ratio ignored). ``test_fraction``: share of each class for testing where
     there is no test folder, in (0, 1). The other options are those of ``make_image_data``. DataError: the folder is
-    missing, has no class folder, or a class has no image."""
+    missing, has no class folder, a class has no image, or the splits have different classes."""
     check_resize(resize)
     root = existing_folder("folder", path)
-    parts = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
-    pooled = "train" not in parts
-    base = root if pooled else parts["train"]
-    if pooled and parts and set(parts) == set(subfolders(root)):
-        raise DataError(f"{root} has {' and '.join(parts)} but no train folder; add {root / 'train'}")
-    names = subfolders(base)
-    if not names:
-        raise DataError(f"{base} has no class folders; put the images of each class in {base}/<class>/")
-    size, notes = _own_size(base, names) if image_size is None else (image_size, [])
+    tree = read_tree(root)
+    names = list(tree.splits["train"][1])
+    readable = readable_names(names)
+    if classes is not None:
+        chosen = resolve_classes(classes, readable or names, names if readable else None)
+        names = [names[c] for c in chosen]
+        readable = [readable[c] for c in chosen] if readable else None
+    else:
+        _check_same_classes(tree)
+    size, notes = _own_size(root, list(tree.splits["train"][1].values())) if image_size is None else (image_size, [])
     splits = {
-        part: class_split("folder", root, [where / name for name in names], size, resize)
-        for part, where in ({"train": root} if pooled else parts).items()
+        part: class_split(
+            "folder", root, [found.get(name, root / where / name) for name in names], size, resize, tree.passed
+        )
+        for part, (where, found) in tree.splits.items()
     }
     if "test" not in splits and "val" in splits:
         splits["test"] = splits.pop("val")
@@ -98,11 +105,12 @@ def load_folder(
         kept, cut = stratified_cut(splits["train"].labels, names, test_fraction, "test")
         splits["test"], splits["train"] = splits["train"].subset(cut), splits["train"].subset(kept)
         notes.append(f"the folder has no test images: {test_fraction:.0%} of each class were cut for testing")
-    readable = readable_names(names)
+    notes = [f"{len(names)} classes by folder ({few(names)}), {tree.mapping()}", *notes, *tree.passed.notes()]
+    tables = [shown(table.relative_to(root)) for table in tree.passed.tables]
+    notes += [f"{table} is not read: classes come from folders" for table in tables]
     return make_image_data(
-        root.name, readable or names, splits["train"], splits["test"], val=splits.get("val"),
-        val_fraction=val_fraction, classes=classes, limit_per_class=limit_per_class,
-        wnids=names if readable else None, notes=notes,
+        root.resolve().name or "folder", readable or names, splits["train"], splits["test"], val=splits.get("val"),
+        val_fraction=val_fraction, limit_per_class=limit_per_class, wnids=names if readable else None, notes=notes,
     )  # fmt: skip
 
 
@@ -114,13 +122,10 @@ def existing_folder(name: str, root: str | Path) -> Path:
     return folder
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Return the sorted names of the sub-folders; hidden ones are passed over."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def class_split(name: str, root: Path, folders: Sequence[Path], image_size: int, resize: str) -> FolderSplit:
-    """Return the split whose class c is every image directly in ``folders[c]``; DataError where there is none."""
+def class_split(
+    name: str, root: Path, folders: Sequence[Path], image_size: int, resize: str, passed: Passed
+) -> FolderSplit:
+    """Return the split whose class c is every image of ``folders[c]``; DataError where there is none."""
     counts: list[int] = []
 
     def listed() -> Iterator[ImageFile]:
@@ -129,9 +134,7 @@ def class_split(name: str, root: Path, folders: Sequence[Path], image_size: int,
                 raise DataError(
                     f"the dataset {name} expects the folder {folder}, one folder per class; it does not exist"
                 )
-            found = list_images(folder, root)
-            if not found:
-                raise DataError(f"the class folder {folder} of {name} has no image; add images or remove the folder")
+            found = class_files(folder, root, passed)
             counts.append(len(found))
             yield from found
 
@@ -140,16 +143,30 @@ def class_split(name: str, root: Path, folders: Sequence[Path], image_size: int,
     return FolderSplit(root, files, labels, image_size, resize)
 
 
-def _own_size(base: Path, names: Sequence[str]) -> tuple[int, list[str]]:
+def _check_same_classes(tree: ImageTree) -> None:
+    """Raise DataError for a class that one split has and train has not, so that no image is dropped."""
+    where, known = tree.splits["train"]
+    for place, found in tree.splits.values():
+        extra = [name for name in found if name not in known]
+        if extra:
+            count = sum(len(class_files(found[name], tree.root, Passed())) for name in extra)
+            raise DataError(
+                f"{tree.root / place} has the class {extra[0]!r}, which {tree.root / where} has not ({count} images of "
+                f"{len(extra)} such classes){nearest(extra[0], known)}; add it to {where}, remove it, or name the "
+                "classes to use with classes=[...]"
+            )
+
+
+def _own_size(root: Path, folders: Sequence[Path]) -> tuple[int, list[str]]:
     """Return the common square size of the first image of some classes, or 64 and a note."""
     sizes = set()
-    for name in names[:: max(1, len(names) // 16)]:
-        for file in list_images(base / name, base)[:1]:
+    for folder in folders[:: max(1, len(folders) // 16)]:
+        for file in class_files(folder, root, Passed())[:1]:
             try:
-                with Image.open(base / file.path) as opened:
+                with Image.open(root / file.path) as opened:
                     sizes.add(opened.size)
             except Exception as problem:  # as in decode_image
-                raise damaged(base / file.path, problem) from problem
+                raise damaged(root / file.path, problem) from problem
     width, height = next(iter(sizes), (0, 1))
     if len(sizes) == 1 and width == height:
         return width, []

@@ -1,15 +1,15 @@
 """Cutting validation from train, subsampling, choosing classes, and putting an ImageData together."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ..errors import DataError, nearest
+from ..errors import DataError
 from ..seeding import numpy_rng
 from .base import ImageData, Split, rows_by_class
+from .class_names import resolve_classes
 
 
 def stratified_cut(
@@ -46,30 +46,6 @@ def drawn(rows: Tensor, count: int, *stream: str | int) -> Tensor:
     return rows[torch.from_numpy(numpy_rng(*stream).permutation(len(rows))[:count])]
 
 
-def resolve_classes(wanted: Sequence[str | int], *known: Sequence[str] | None) -> list[int]:
-    """Return the class indices of ``wanted``: names from any of the ``known`` lists (names, WordNet ids), or indices.
-
-    DataError names an unknown or repeated class."""
-    lists = [list(names) for names in known if names is not None]
-    if isinstance(wanted, str) or not isinstance(wanted, Sequence):
-        raise DataError(f"classes must be a list of class names, not {wanted!r}")
-    found = [_resolve_class(item, lists) for item in wanted]
-    if len(set(found)) != len(found):
-        raise DataError(f"classes names a class twice: {', '.join(map(str, wanted))}")
-    return found
-
-
-def _resolve_class(wanted: str | int, lists: list[list[str]]) -> int:
-    if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(lists[0]):
-        return wanted
-    for names in lists:
-        if str(wanted) in names:
-            return names.index(str(wanted))
-    hint = nearest(str(wanted), [name for names in lists for name in names])
-    some = ", ".join(lists[0][:10]) + (", ..." if len(lists[0]) > 10 else "")
-    raise DataError(f"the dataset has no class {wanted!r}{hint} (classes: {some})")
-
-
 def make_image_data(
     name: str,
     class_names: Sequence[str],
@@ -83,7 +59,7 @@ def make_image_data(
     wnids: Sequence[str] | None = None,
     notes: Sequence[str] = (),
 ) -> ImageData:
-    """Put an ImageData together: choose classes, cut validation from train, limit train, fingerprint.
+    """Put an ImageData together: choose classes, cut validation from train, limit train.
 
     ``class_names``: of all classes of the splits. ``val``: validation images that come apart from ``train``; None cuts
     them from it, ``val_fraction`` of each class, in (0, 1). ``classes``: names (or WordNet ids, or indices) to keep, in
@@ -115,10 +91,8 @@ def make_image_data(
     train, val, test = splits["train"], splits["val"], splits["test"]
     lonely = _empty_classes(val, names)
     said = (*notes, *([f"no validation image of {', '.join(lonely)}"] if lonely else []))
-    parts = (names, ids, train.image_size, train.digest(), val.digest(), test.digest())
-    fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
     wordnet = None if ids is None else tuple(ids)
-    return ImageData(name, tuple(names), train.image_size, train, val, test, fingerprint, wordnet, said)
+    return ImageData(name, tuple(names), train.image_size, train, val, test, wordnet, said)
 
 
 def _choose(split: Split, chosen: list[int], count: int) -> Split:

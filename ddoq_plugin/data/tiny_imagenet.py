@@ -9,8 +9,9 @@ import torch
 from ..errors import DataError
 from .base import ImageData
 from .file_index import ImageFile
-from .files import FolderSplit, list_images
-from .folders import class_split, existing_folder, subfolders
+from .files import FolderSplit
+from .folders import class_split, existing_folder
+from .image_tree import Passed, list_folder
 from .splitting import make_image_data
 from .transforms import check_resize
 
@@ -37,31 +38,34 @@ def load_tiny_imagenet(
     for part in ("train", "val"):
         if not (folder / part).is_dir():
             raise DataError(f"tiny_imagenet expects the folder {folder / part}; give the unpacked archive as root")
-    wnids = subfolders(folder / "train")
-    train = _class_folders(folder, "train", wnids, image_size, resize)
+    passed = Passed()
+    wnids = list_folder(folder / "train", folder, passed).folders
+    train = _class_folders(folder, "train", wnids, image_size, resize, passed)
     if (folder / "val" / "images").is_dir():
-        test = _annotated(folder, wnids, image_size, resize)
+        test = _annotated(folder, wnids, image_size, resize, passed)
     else:
-        test = _class_folders(folder, "val", wnids, image_size, resize)
+        test = _class_folders(folder, "val", wnids, image_size, resize, passed)
     return make_image_data(
         "tiny_imagenet", _readable(folder, wnids), train, test,
-        val_fraction=val_fraction, classes=classes, limit_per_class=limit_per_class, wnids=wnids,
+        val_fraction=val_fraction, classes=classes, limit_per_class=limit_per_class, wnids=wnids, notes=passed.notes(),
     )  # fmt: skip
 
 
-def _class_folders(folder: Path, part: str, wnids: list[str], image_size: int, resize: str) -> FolderSplit:
+def _class_folders(
+    folder: Path, part: str, wnids: list[str], image_size: int, resize: str, passed: Passed
+) -> FolderSplit:
     places = [folder / part / wnid for wnid in wnids]
     places = [place / "images" if (place / "images").is_dir() else place for place in places]
-    return class_split("tiny_imagenet", folder, places, image_size, resize)
+    return class_split("tiny_imagenet", folder, places, image_size, resize, passed)
 
 
-def _annotated(folder: Path, wnids: list[str], image_size: int, resize: str) -> FolderSplit:
+def _annotated(folder: Path, wnids: list[str], image_size: int, resize: str, passed: Passed) -> FolderSplit:
     """Return the test split of the original layout: a line of val_annotations.txt is file, wnid and a box, by tabs."""
     annotations = folder / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise DataError(f"tiny_imagenet expects {annotations} beside val/images, or val/<wnid>/ folders")
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    present = {Path(file.path).name: file for file in list_images(folder / "val" / "images", folder)}
+    present = {Path(file.path).name: file for file in list_folder(folder / "val" / "images", folder, passed).images}
     files: list[ImageFile] = []
     labels: list[int] = []
     for line in annotations.read_text().splitlines():
@@ -69,8 +73,10 @@ def _annotated(folder: Path, wnids: list[str], image_size: int, resize: str) -> 
         if name not in present or wnid not in label_of:
             what = f"the image {name!r}" if name not in present else f"the class {wnid!r}"
             raise DataError(f"{annotations} names {what}, which is not there; unpack tiny-imagenet-200 again")
-        files.append(present[name])
+        files.append(present.pop(name))
         labels.append(label_of[wnid])
+    for name in present:
+        passed.add("images without a line in val_annotations.txt", f"val/images/{name}")
     return FolderSplit(folder, files, torch.tensor(labels, dtype=torch.int64), image_size, resize)
 
 

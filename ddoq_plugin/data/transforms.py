@@ -1,6 +1,7 @@
 """Bringing images to uint8 [3, size, size]: grey to colour, padding, antialiased resizing, cropping, decoding."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..errors import DataError
+
+# a broken EXIF block says nothing of the pixels; Pillow's warning names its own source line
+warnings.filterwarnings("ignore", message=".*EXIF", module=r"PIL\.")
 
 RESIZE_MODES = ("crop", "stretch")
 HIGH_BIT_MODES = ("I", "F", "I;16", "I;16B", "I;16L")  # Pillow modes whose values do not fit 8 bits
@@ -84,8 +88,7 @@ def decode_image(path: Path, size: int, resize: str) -> np.ndarray:
     """Read an image file and return uint8 [size, size, 3]; EXIF orientation is applied, transparency is dropped.
 
     DataError: the file is damaged, is no image, or has more than 8 bits per channel."""
-    with _opened(path) as image:
-        picture = ImageOps.exif_transpose(image).convert("RGB")
+    picture = _upright(path)
     if resize == "stretch":
         picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     else:
@@ -94,6 +97,11 @@ def decode_image(path: Path, size: int, resize: str) -> np.ndarray:
         left, top = (width - size) // 2, (height - size) // 2
         picture = picture.crop((left, top, left + size, top + size))
     return np.asarray(picture, dtype=np.uint8)
+
+
+def decode_upright(path: Path) -> np.ndarray:
+    """Read an image file at its own size and return uint8 [H, W, 3]; see :func:`decode_image`."""
+    return np.asarray(_upright(path), dtype=np.uint8)
 
 
 def verify_image(path: Path) -> None:
@@ -123,6 +131,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as problem:  # what Pillow raises for a damaged file depends on the format's decoder
         raise damaged(path, problem) from problem
+
+
+def _upright(path: Path) -> Image.Image:
+    with _opened(path) as image:
+        return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _shorter_side(height: int, width: int, size: int) -> tuple[int, int]:

@@ -158,7 +158,7 @@ class DistillContext(NetworkDoors):
         chosen = torch.cat([self.data.train.class_indices(class_id)[own] for class_id, own in kept.items()])
         key = {"data": self.data.fingerprint, "rows": hash_tensors(chosen)}
         part = copy.copy(self)
-        part.data = replace(self.data, train=self.data.train.subset(chosen), fingerprint=hash_key(key))
+        part.data = replace(self.data, train=self.data.train.subset(chosen), identity=hash_key(key))
         part._latents, part._known_work, part._on_device = {}, {}, {}
         part._last_images, part._whole = None, (self, kept)
         return part

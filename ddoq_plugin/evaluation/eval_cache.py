@@ -27,7 +27,7 @@ class CachedSplit(FolderSplit):
 
     def __init__(self, split: FolderSplit, store: Store) -> None:
         super().__init__(split.root, split.files, split.labels, split.image_size, split.resize)
-        self._store = store
+        self._store, self._digest = store, split._digest
 
     def key(self, resize: float, image_size: int) -> dict[str, Any]:
         """Return what the crops depend on."""

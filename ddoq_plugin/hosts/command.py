@@ -1,6 +1,7 @@
 """``ddoq ddranking``: DD-Ranking's scores of sets on the command line."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,7 @@ def ddranking(
     import pandas as pd
 
     from ..distilled_set import DistilledSet
+    from ..progress import say_notes
     from ..registry import load_plugin
     from ..yaml_files import parse_pairs
     from .settings import host_settings
@@ -50,8 +52,10 @@ def ddranking(
         load_plugin(path)
     settings = host_settings(preset, **parse_pairs(set_))
     dataset = _dataset(data, parse_pairs(data_option))
-    names = getattr(dataset, "class_names", None)
-    sets = {label: DistilledSet.load(path, names) for label, path in zip(_labels(folders), folders, strict=True)}
+    names, wnids = getattr(dataset, "class_names", None), getattr(dataset, "wnids", None)
+    labels = zip(_labels(folders), folders, strict=True)
+    sets = {label: DistilledSet.load(path, names, wnids=wnids) for label, path in labels}
+    say_notes(note for one in (dataset, *sets.values()) for note in _notes(one))
     shared = {"teacher": teacher, "settings": settings, "seed": seed, "device": device, "work_folder": work}
     rows = pd.DataFrame(_score(evaluator, sets, dataset, list(dict.fromkeys(metric)), student, shared))
     if csv is not None:
@@ -92,6 +96,11 @@ def _score(
         shared = shared | {"teacher": shared["teacher"] and _own_name(shared["teacher"])}
         rows += own_scores(sets, dataset, metrics=metrics, student=_own_name(student), **shared).to_dict("records")
     return rows
+
+
+def _notes(one: Any) -> Sequence[str]:
+    """Return how a dataset or a set was read."""
+    return one.provenance.get("notes", ()) if hasattr(one, "provenance") else getattr(one, "notes", ())
 
 
 def _own_name(name: str) -> str:

@@ -11,7 +11,10 @@ from .dataset_facts import DatasetFacts, assume_dataset, read_dataset
 from .estimate import Estimate
 from .model_facts import published_name
 from .rates import Hardware, pick_hardware
+from .sizes import human
 from .stages import Stage
+
+MOST_READ = 1 << 30  # bytes of images that a plan reads to know what is done
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,21 @@ def make_plan(
     refused = [*([] if assume_weights else missing), *refusals.unfit_sets(config, grid, facts)]
     # what depends on a prior is stored under its fingerprint, which can be had of a folder without fetching anything
     here = prior is None or prior.path is None or Path(prior.path).expanduser().is_dir()
-    estimate = Estimate(config, grid, facts, hardware, look_up_done=here and not missing and not refused)
+    data = facts.data
+    unread = 0 if data is None else sum(part.unread_bytes() for part in (data.train, data.val, data.test))
+    known = here and unread <= MOST_READ and not missing and not refused
+    estimate = Estimate(config, grid, facts, hardware, look_up_done=known)
     stages = estimate.stages()
     refused += refusals.lacking_memory(stages, hardware)
     refused += refusals.lacking_disk(stages, config, disk_bytes)
     notes = [f"rates of {hardware.device}: {hardware.facts.source}; shares of the peak in planning/rates.yaml"]
     if assume_data:
         notes.append(f"the numbers of images of {facts.name} are assumed, and nothing is looked up in the store")
+    if unread > MOST_READ:
+        notes.append(
+            f"what the store has is not looked up: that takes a hash of the images, of which {human(unread)} were not "
+            "read yet; a sweep reads them once"
+        )
     if not here:
         notes.append(
             f"the prior {prior.path} is not a folder here: it is taken for {published_name(prior)}, and what the store "

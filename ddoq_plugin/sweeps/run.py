@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from ..config import SweepConfig, load_config
 from ..errors import ConfigError
 from ..priors.base import pick_device
+from ..progress import say_notes
 from ..record import failure, make_row, read_row, write_row
 from ..report import load_rows
 from ..store.artifacts import write_atomic
@@ -70,6 +71,7 @@ def sweep(
     grid = make_grid(config)
     session.check(grid)
     run = _Run(session, grid, progress)
+    say_notes(session.data.notes, show=progress)
     with Stages(session, address, run.say, progress=progress) as stages:
         if run.missing():
             stages.check_images()  # before the run's folder is made, as everything that can be wrong

@@ -36,7 +36,8 @@ def test_an_own_folder_is_split_once_and_for_all(own):
     assert [data.class_counts(part).tolist() for part in ("train", "val", "test")] == [[7] * 3, [1] * 3, [2] * 3]
     values = [data.split(part).images()[:, 0, 0, 0].tolist() for part in ("train", "val", "test")]
     assert sorted(sum(values, [])) == sorted([50 * c + i for c in range(3) for i in range(10)])
-    assert "20% of each class" in data.notes[0]
+    assert "3 classes by folder ('ant', 'bee', 'cow'), training images from mine/" in data.notes[0]
+    assert "20% of each class" in data.notes[1]
     again = load_data("folder", path=own)
     assert (again.fingerprint, [file.path for file in again.test.files]) == (
         data.fingerprint,
@@ -57,7 +58,8 @@ def test_train_and_test_folders_are_kept_and_val_is_used(tmp_path):
             write_images(tmp_path / part / name, count)
     data = load_data(f"folder:{tmp_path}")
     assert [data.class_counts(part).tolist() for part in ("train", "val", "test")] == [[6] * 2, [2] * 2, [3] * 2]
-    assert data.notes == ()
+    (note,) = data.notes
+    assert "training images from train/, validation images from val/, test images from test/" in note
 
 
 def test_a_val_folder_alone_is_the_test_split(tmp_path):
@@ -66,7 +68,7 @@ def test_a_val_folder_alone_is_the_test_split(tmp_path):
             write_images(tmp_path / part / name, count)
     data = load_data(f"folder:{tmp_path}", val_fraction=0.34)
     assert [data.class_counts(part).tolist() for part in ("train", "val", "test")] == [[4] * 2, [2] * 2, [2] * 2]
-    assert "val is the test split" in data.notes[0]
+    assert "val is the test split" in data.notes[1]
 
 
 def test_images_of_several_sizes_are_brought_to_one(tmp_path):
@@ -100,12 +102,36 @@ def test_more_images_than_memory_holds_are_refused(own, monkeypatch):
         split.images()
 
 
-def test_the_fingerprint_sees_names_and_sizes_of_files(own):
+def test_the_fingerprint_follows_content_and_not_names(own):
     before = load_data(f"folder:{own}").fingerprint
-    Image.new("RGB", (8, 8), (1, 2, 3)).save(own / "ant" / "000.png", compress_level=0)
-    resized = load_data(f"folder:{own}").fingerprint
+    for file in sorted((own / "ant").iterdir()):
+        file.rename(file.with_name(f"x{file.name}"))
+    assert load_data(f"folder:{own}").fingerprint == before
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(own / "ant" / "x000.png", compress_level=0)
+    painted = load_data(f"folder:{own}").fingerprint
     write_images(own / "bee", 11, colour=50)
-    assert len({before, resized, load_data(f"folder:{own}").fingerprint}) == 3
+    assert len({before, painted, load_data(f"folder:{own}").fingerprint}) == 3
+
+
+@pytest.mark.parametrize("small", [0, 1 << 30])
+def test_exchanged_files_are_noticed_with_and_without_the_cache(tmp_path, monkeypatch, small):
+    from ddoq_plugin.data import content_hashes
+
+    monkeypatch.setattr(content_hashes, "SMALL", small)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for part in ("train", "test"):
+        for place, name in enumerate(("cat", "dog")):
+            write_images(tmp_path / "bm" / part / name, 6, colour=100 * place, kind="bmp")
+    root = tmp_path / "bm"
+    before = load_data(f"folder:{root}")
+    assert load_data(f"folder:{root}").fingerprint == before.fingerprint
+    assert (load_data(f"folder:{root}").train.unread_bytes() == 0) == (small == 0)
+    for part in ("train", "test"):  # the very files change places: sizes and times stay
+        (root / part / "cat").rename(root / part / "other")
+        (root / part / "dog").rename(root / part / "cat")
+        (root / part / "other").rename(root / part / "dog")
+    swapped = load_data(f"folder:{root}")
+    assert swapped.fingerprint != before.fingerprint and swapped.test.digest() != before.test.digest()
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])
@@ -169,7 +195,7 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
         load_data(f"folder:{tmp_path}")
     (tmp_path / "bee").mkdir()
     (tmp_path / "bee" / "notes.txt").write_text("no image")
-    with pytest.raises(DataError, match="bee of folder has no image"):
+    with pytest.raises(DataError, match="bee has no image"):
         load_data(f"folder:{tmp_path}")
 
 
@@ -183,7 +209,7 @@ def test_a_test_folder_must_have_the_same_classes(tmp_path):
 def test_a_test_folder_without_a_train_folder_is_no_class(tmp_path):
     for place in ("test/ant", "val/ant"):
         write_images(tmp_path / place, 3)
-    with pytest.raises(DataError, match="val and test but no train folder"):
+    with pytest.raises(DataError, match="test and val but no train folder"):
         load_data(f"folder:{tmp_path}")
 
 

@@ -20,7 +20,7 @@ def tiny_data(size: int = SIZE, classes: tuple[str, ...] = CLASSES, per_class: i
         noise = torch.randint(0, 60, (len(labels), 3, size, size), generator=stream)
         return ArraySplit((noise + 60 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
 
-    return ImageData("tiny", classes, size, split(per_class), split(4), split(6), fingerprint="tiny")
+    return ImageData("tiny", classes, size, split(per_class), split(4), split(6), identity="tiny")
 
 
 def protocol(**changes: object) -> Protocol:

@@ -45,7 +45,7 @@ def tiny_data(size: int = SIZE, per_class: int = 12) -> ImageData:
         noise = torch.randint(0, 60, (len(labels), 3, size, size), generator=stream)
         return ArraySplit((noise + 60 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
 
-    return ImageData("tiny", CLASSES, size, split(per_class), split(4), split(6), fingerprint=f"tiny {size}")
+    return ImageData("tiny", CLASSES, size, split(per_class), split(4), split(6), identity=f"tiny {size}")
 
 
 def first_images(data: ImageData, ipc: int = 3, *, weights: list[float] | None = None, **fields) -> DistilledSet:
