@@ -54,19 +54,25 @@ def distill(
     DDOQError where anything does not fit, before expensive work."""
     from .distiller import DistillContext, make_distiller
     from .distiller.dry_run import DryRunContext
+    from .distiller.method import blamed, check_made
+    from .priors.base import pick_device
 
-    distiller = make_distiller(method, settings)
+    distiller, chosen = make_distiller(method, settings), str(pick_device(device))
     data, kept = _data(dataset), Store(store)
+    kept.check()
     say_notes(data.notes, show=progress)
     data.check(progress=progress)
     prior_config = None if prior is None else valid(PriorConfig, name_only(prior), "prior")
-    distiller.check(DryRunContext(data, prior_config), ipc, clusters)
+    with blamed(distiller):
+        distiller.check(DryRunContext(data, prior_config), ipc, clusters)
     loaded = None
     if prior_config is not None:
-        source = PriorSource(prior_config, data, kept, device, progress=progress)
+        source = PriorSource(prior_config, data, kept, chosen, progress=progress)
         source.check()
         loaded = source.load()
-    return distiller.distill(DistillContext(data, loaded, kept, progress=progress), ipc, clusters=clusters, seed=seed)
+    context = DistillContext(data, loaded, kept, device=chosen, progress=progress)
+    with blamed(distiller):
+        return check_made(distiller, distiller.distill(context, ipc, clusters=clusters, seed=seed), context, ipc)
 
 
 def evaluate(
@@ -98,6 +104,7 @@ def evaluate(
         teacher = {"student": teacher}
     wanted = valid(TeacherConfig, teacher, "teacher") if teacher else None
     chosen, rules = str(pick_device(device)), load_protocol(protocol)
+    Store(store).check()
     evaluator = Evaluator(data, rules, Store(store), students=names, teacher=wanted, device=chosen, progress=progress)
     evaluator.check()
     say_notes(data.notes, show=progress)

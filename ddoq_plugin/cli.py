@@ -99,9 +99,11 @@ def train_prior_command(
 ) -> None:
     """Train a small class-conditional diffusion prior on a dataset's training split. The same command resumes."""
     from .data import load_data
+    from .outputs import check_folder
     from .priors import load_recipe, train_prior
 
     _load(plugin)
+    out = check_folder(out.expanduser(), "the folder of the prior")
     dataset, settings = load_data(data, **_pairs(data_option)), load_recipe(recipe)
     settings.latent_size(dataset.image_size)
     dataset.check()
@@ -128,18 +130,25 @@ def distill(
 ) -> None:
     """Distil a dataset: write images with labels and weights to a folder."""
     from .api import distill as run
-    from .errors import DataError
+    from .data.image_tree import shown
+    from .errors import ConfigError, DataError
+    from .outputs import check_folder
 
     _load(plugin)
+    out = out.expanduser()
     if out.is_file() or (out.exists() and any(out.iterdir())):
-        raise DataError(f"{out} is a file or a folder that is not empty; give a new folder")
+        raise DataError(f"{shown(out)} is a file or a folder that is not empty; give a new folder")
+    check_folder(out.parent, "the folder of OUT,")
     wanted = None if prior is None else {"name": prior, "path": prior_path, "train": prior_train}
     shared: dict[str, Any] = {"dataset": {"name": data, **_pairs(data_option)}, "store": store, "device": device}
-    made = run(method, prior=wanted, ipc=ipc, clusters=clusters, seed=seed, **shared, **_pairs(set_))
+    settings = _pairs(set_)
+    if own := sorted(settings.keys() & {"ipc", "clusters", "seed", "prior", "method", "progress", *shared}):
+        raise ConfigError(f"--set {own[0]}: this is no setting of the method; use --{own[0]} for it")
+    made = run(method, prior=wanted, ipc=ipc, clusters=clusters, seed=seed, **shared, **settings)
     made.save(out)
     stats = [f"{name} {value:.4g}" for name, value in made.provenance["stats"].items() if isinstance(value, float)]
     said = f" ({', '.join(stats)})" if stats else ""
-    typer.echo(f"{len(made)} images of {made.num_classes} classes in {out}{said}")
+    typer.echo(f"{len(made)} images of {made.num_classes} classes in {shown(out)}{said}")
 
 
 @app.command()
@@ -163,19 +172,22 @@ def evaluate(
     """Train students on sets and print their accuracy on the test split, a line each set."""
     from .api import evaluate as run
     from .errors import ConfigError
+    from .outputs import check_file, writing
     from .report import cross_model_table, format_table
     from .yaml_files import set_values
 
     _load(plugin)
+    csv = None if csv is None else check_file(csv, "the CSV file")
     asked = set_values({"protocol": protocol, "teacher": {"student": teacher}}, _pairs(set_))
     if len(asked) > 2:
         other = list(asked)[2]
         raise ConfigError(f"--set {other}: here it changes protocol.KEY and teacher.KEY alone; use one of them")
     shared: dict[str, Any] = {"dataset": {"name": data, **_pairs(data_option)}, "store": store, "device": device}
     frame = run(folders, students=student, seeds=seeds, **asked, **shared)
-    if csv is not None:
-        frame.to_csv(csv, index=False)
     typer.echo(format_table(cross_model_table(frame), style="plain"))
+    if csv is not None:
+        with writing(csv, "the CSV file"):
+            frame.to_csv(csv, index=False)
 
 
 @app.command()
@@ -183,14 +195,15 @@ def sweep(
     config: Config,
     set_: Settings = [],  # noqa: B006
     address: Annotated[str | None, typer.Option(help="A Ray cluster's address; default: this machine.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Run in this process, without Ray; the same rows.")] = False,
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """Run a comparison, or what is missing of it, and write its report. The same command resumes after any stop."""
     from .report import write_run_report
     from .sweeps import sweep as run
 
-    result = run(_settings(config, set_, plugin), address=address)
-    typer.echo(write_run_report(result.folder))
+    result = run(_settings(config, set_, plugin), address=address, local=local)
+    typer.echo(write_run_report(result.folder, say=typer.echo))
     if result.failed:
         for error in result.frame.loc[result.frame["status"] == "failed", "error"].drop_duplicates():
             typer.echo(f"failed: {error}", err=True)
@@ -238,9 +251,12 @@ def report(
     out: Annotated[Path, typer.Option(help="The file; tables and pictures go beside it.")] = Path("RESULTS.md"),
 ) -> None:
     """Write RESULTS.md from the stored rows of one or several runs."""
+    from .outputs import check_file, writing
     from .report import open_run, write_results
 
-    write_results([open_run(run) for run in runs], out)
+    out = check_file(out, "the page")
+    with writing(out.parent, "the folder of the page"):
+        write_results([open_run(run) for run in runs], out)
     typer.echo(f"wrote {out}")
 
 
@@ -250,11 +266,20 @@ register_ddranking(app)
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit status 2."""
     from .errors import DDOQError
+    from .outputs import fault_of
 
     try:
         app()
     except DDOQError as problem:
         typer.echo(f"error: {problem}", err=True)
+        for frame in getattr(problem, "frames", ()):  # of a plugin's own code
+            typer.echo(frame, err=True)
+        sys.exit(2)
+    except OSError as problem:
+        fault = fault_of(problem)
+        if fault is None:
+            raise
+        typer.echo(f"error: {problem.filename or 'a file'} cannot be used: {fault}", err=True)
         sys.exit(2)
 
 
@@ -279,4 +304,6 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    from .interruptions import run as interruptible
+
+    interruptible(main)

@@ -6,21 +6,17 @@ keys of another config; ``protocol: {extends: hard_short, steps: 300}`` changes 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
 from .errors import ConfigError, nearest
 from .record import prior_name
-from .yaml_files import Layers, read_layers, set_values, valid
+from .yaml_files import Checked, Layers, read_layers, set_values, valid
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Named(BaseModel):
+class _Named(Checked):
     """A registered thing by name, with options that the thing itself checks."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
     name: str
 
     def options(self) -> dict[str, Any]:
@@ -33,7 +29,11 @@ def name_only(value: Any) -> Any:
 
 
 def _seed_list(value: Any) -> Any:
-    return list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if not 1 <= value <= MOST_SEEDS:
+        raise ValueError(f"1 to {MOST_SEEDS:,} seeds, or a list of them")
+    return list(range(value))
 
 
 def _is_protocol(value: Any) -> Any:
@@ -49,9 +49,11 @@ def _share_of_gpus(value: float | None) -> float | None:
 
 
 STAGES = ("encode", "quantise", "generate", "label", "train")
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Gpus = Annotated[float, Field(ge=0), AfterValidator(_share_of_gpus)]
+MOST_SEEDS = 10_000
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Positive = Annotated[float, Field(gt=0, le=1_000_000)]
+Gpus = Annotated[float, Field(ge=0, le=1_000_000), AfterValidator(_share_of_gpus)]
 Named = BeforeValidator(name_only)
 Listed = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 ProtocolConfig = Annotated[Any, AfterValidator(_is_protocol)]
@@ -68,7 +70,7 @@ class PriorConfig(_Named):
 
     path: str | None = None
     train: str | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def title(self) -> str:
@@ -77,12 +79,14 @@ class PriorConfig(_Named):
 
 
 class MethodConfig(_Named):
-    """``name`` of a registered distiller, its settings, and ``clusters`` where they differ from the sweep's."""
+    """``name`` of a registered distiller, its settings, ``clusters`` where they differ from the sweep's, and the
+    ``label`` of its lines in tables, where the method's own would not tell two entries apart."""
 
-    clusters: list[int | Literal["ipc"]] | None = None
+    clusters: Annotated[list[Count | Literal["ipc"]], Listed] | None = Field(None, min_length=1)
+    label: str | None = Field(None, pattern=r"^[\w+(=][\w .,+()=-]{0,59}$")
 
 
-class TeacherConfig(_Schema):
+class TeacherConfig(Checked):
     """The network that gives soft labels: trained once on the training split, or read from ``weights``.
 
     ``weights`` is a file with a state dict of the architecture ``student`` for the dataset's classes in order, trained
@@ -91,10 +95,10 @@ class TeacherConfig(_Schema):
     student: str
     protocol: ProtocolConfig = "teacher_short"
     weights: str | None = None
-    seed: int = 0
+    seed: Seed = 0
 
 
-class StageResources(_Schema):
+class StageResources(Checked):
     """What one worker of a stage asks of Ray: CPUs (also its number of threads, rounded down, at least one), GPUs (a
     share, or whole ones) and ``memory_gb`` of main memory (GiB). What is left out is the common value."""
 
@@ -103,7 +107,7 @@ class StageResources(_Schema):
     memory_gb: Positive | None = None
 
 
-class StagesConfig(_Schema):
+class StagesConfig(Checked):
     """Resources by stage. ``encode`` also checks the images, ``quantise`` also assembles sets, ``train`` also trains
     prior and teacher."""
 
@@ -114,7 +118,7 @@ class StagesConfig(_Schema):
     train: StageResources = StageResources()
 
 
-class ResourcesConfig(_Schema):
+class ResourcesConfig(Checked):
     """What one Ray worker asks for, in common and by stage. ``device: auto`` is CUDA where a worker has a share of a
     GPU; ``memory_gb`` is GiB (None: Ray does not reckon with it); ``max_concurrent`` limits the students in training.
     """
@@ -132,20 +136,20 @@ class ResourcesConfig(_Schema):
         return StageResources(**{"cpus": self.cpus, "gpus": self.gpus, "memory_gb": self.memory_gb} | own)
 
 
-class SweepConfig(_Schema):
+class SweepConfig(Checked):
     """One comparison: everything that its numbers depend on."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}$")
     notes: str = ""
     dataset: Annotated[DatasetConfig, Named]
     prior: Annotated[PriorConfig, Named] | None = None
     methods: list[Annotated[MethodConfig, Named]] = Field(min_length=1)
     ipc: Annotated[list[Count], Listed] = Field(min_length=1)
-    clusters: Annotated[list[Count | Literal["ipc"]], Listed] = ["ipc"]
+    clusters: Annotated[list[Count | Literal["ipc"]], Listed] = Field(["ipc"], min_length=1)
     students: Annotated[list[str], Listed] = Field(min_length=1)
     teacher: TeacherConfig | None = None
     protocol: ProtocolConfig
-    seeds: Annotated[list[int], BeforeValidator(_seed_list)] = Field(min_length=1)
+    seeds: Annotated[list[Seed], BeforeValidator(_seed_list)] = Field(min_length=1, max_length=MOST_SEEDS)
     full_data: bool = True
     """Whether every student is also trained on the whole training split: the ceiling, and at twice the steps (on
     validation) the proof that the protocol trains to convergence."""
@@ -166,11 +170,11 @@ class SweepConfig(_Schema):
 
     @property
     def output_folder(self) -> Path:
-        return Path(self.output or f"runs/{self.name}")
+        return Path(self.output or f"runs/{self.name}").expanduser()
 
     @property
     def store_folder(self) -> Path:
-        return Path(self.store) if self.store else self.output_folder.parent / "store"
+        return Path(self.store).expanduser() if self.store else self.output_folder.parent / "store"
 
 
 def load_config(source: str | Path, overrides: dict[str, Any] | None = None) -> SweepConfig:

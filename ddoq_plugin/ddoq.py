@@ -43,10 +43,10 @@ class DDOQConfig(CodebookOptions, DistillerConfig):
     share: Literal["equal", "proportional"] = "equal"
     requantise: Literal["masses", "equal"] = "masses"
     weighting: Literal["uniform", "counts", "sqrt", "power"] = "sqrt"
-    alpha: float | None = Field(None, ge=0)
+    alpha: float | None = Field(None, ge=0, le=100)
     strength: float = Field(0.7, ge=0, le=1)
-    guidance_scale: float = Field(8.0, ge=1)
-    steps: int = Field(50, ge=1)
+    guidance_scale: float = Field(8.0, ge=1, le=1000)
+    steps: int = Field(50, ge=1, le=1000)
     scheduler: str | None = None
 
 

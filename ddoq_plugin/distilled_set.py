@@ -7,6 +7,8 @@ A set may be larger than memory: it is written piece by piece and read as a mapp
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .data.class_names import few
 from .errors import DataError
+from .outputs import writing
 from .preprocessing import PIXELS, Preprocessing
 from .set_folder import (
     IMAGES,
@@ -73,6 +76,12 @@ class DistilledSet:
         if self.weights is None:
             object.__setattr__(self, "weights", torch.ones(len(self.labels)))
         object.__setattr__(self, "class_names", tuple(self.class_names))
+        for name in ("images", "labels", "weights", "targets", "floats", "stage"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, torch.Tensor):
+                raise DataError(
+                    f"{name} of a distilled set must be a torch.Tensor, not {type(value).__name__}; convert it"
+                )
         if self.floats is not None:
             _check_floats(self, self.floats)
         if self.images is None:
@@ -125,9 +134,26 @@ class DistilledSet:
     def save(self, folder: str | Path, store: Store | None = None) -> Path:
         """Write the set into ``folder`` (made if needed; it must not hold another set) and return it. ``store`` keeps
         the images and their PNGs once for all sets that have them; the folder holds hard links to them."""
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         if (folder / TENSORS).exists() or (folder / "train").exists():
             raise DataError(f"{folder} already holds a distilled set; give a new folder or remove the old one")
+        # a new folder is written beside its place, so that it is there whole or not at all
+        new = not folder.exists() or not any(folder.iterdir())
+        place = folder.with_name(f".{folder.name}.partial") if new else folder
+        with writing(folder, "the set's folder"):
+            try:
+                if new:
+                    shutil.rmtree(place, ignore_errors=True)
+                    place.mkdir(parents=True)
+                self._write(place, store)
+                if new:
+                    os.replace(place, folder)
+            finally:
+                if new:
+                    shutil.rmtree(place, ignore_errors=True)
+        return folder
+
+    def _write(self, folder: Path, store: Store | None) -> None:
         if store is None:
             write_images(folder, self)
         else:
@@ -137,7 +163,6 @@ class DistilledSet:
                 key["preview"] = hash_tensors(self.images)
             link_files(store.get("set_images", key, lambda target: write_images(target, self)), folder)
         write_tables(folder, self)
-        return folder
 
     @classmethod
     def load(

@@ -68,7 +68,7 @@ class Registry:
         """Return the entry called ``name``; an unknown one raises UnknownNameError with the nearest names."""
         entries = self._all()
         if name not in entries:
-            failed = [f"{e.source} ({e.error})" for e in entries.values() if e.error] + list(PLUGIN_FAILURES.values())
+            failed = [f"{e.source} ({e.error})" for e in entries.values() if e.error]
             broken = f" These plugins could not be imported: {'; '.join(failed)}." if failed else ""
             known = f"{nearest(name, self.names())} (known: {', '.join(self.names())})"
             raise UnknownNameError(f"unknown {self.kind} {name!r}{known}.{broken}")
@@ -157,8 +157,6 @@ PRIORS = Registry("prior", "ddoq_plugin.priors")
 STUDENTS = Registry("student", "ddoq_plugin.students")
 REGISTRIES = {"distillers": DISTILLERS, "datasets": DATASETS, "priors": PRIORS, "students": STUDENTS}
 
-PLUGIN_FAILURES: dict[str, str] = {}
-"""Plugin files that could not be imported: path -> why."""
 
 _LOADED_PLUGINS: dict[str, tuple[str, dict[str, set[str]]]] = {}
 """Plugin files that are loaded: path -> sha256 and the names that the file registered, by kind."""
@@ -172,11 +170,12 @@ def register_distiller(name: str, target: Any = None, *, summary: str = "", **fl
 def load_plugin(path: str | Path) -> str:
     """Run a plugin file, so that its decorators register, and return the sha256 of its bytes.
 
-    A file that fails leaves nothing registered and is noted in ``PLUGIN_FAILURES``; a missing file raises ConfigError.
-    Loading the same file again does nothing; a file that was edited since replaces what it registered."""
-    path = Path(path).resolve()
-    if not path.is_file():
-        raise ConfigError(f"the plugin file {path} does not exist; give the path of a Python file")
+    Loading the same file again does nothing; a file that was edited since replaces what it registered. Raises
+    ConfigError where there is no such file, or it fails; nothing of it is then registered."""
+    path = Path(path).expanduser().resolve()
+    if not path.is_file() or path.suffix != ".py":
+        what = "is no Python file" if path.is_file() else "does not exist"
+        raise ConfigError(f"the plugin {path} {what}; give the path of a .py file")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     loaded_digest, registered = _LOADED_PLUGINS.get(str(path), ("", {}))
     if loaded_digest == digest:
@@ -190,16 +189,23 @@ def load_plugin(path: str | Path) -> str:
     sys.modules[name] = module
     try:
         specification.loader.exec_module(module)  # type: ignore[union-attr]
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         for key, registry in REGISTRIES.items():
             registry._remove(set(registry._all()) - before[key])
         del sys.modules[name]
-        PLUGIN_FAILURES[str(path)] = f"{path.name}: {_last_line(problem)}"
-        return digest
-    PLUGIN_FAILURES.pop(str(path), None)
+        said = str(problem) if isinstance(problem, ConfigError) else _last_line(problem)
+        raise ConfigError(f"the plugin {path} does not load: {said}{_line_in(path, problem)}; correct it") from problem
     new = {key: set(registry._all()) - before[key] for key, registry in REGISTRIES.items()}
     _LOADED_PLUGINS[str(path)] = (digest, new)
     return digest
+
+
+def _line_in(path: Path, problem: BaseException) -> str:
+    """Return where in a file an exception came from, for a message."""
+    lines = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == str(path)]
+    if isinstance(problem, SyntaxError) and problem.filename == str(path):
+        lines.append(problem.lineno)
+    return f" (line {lines[-1]})" if lines else ""
 
 
 def _last_line(problem: BaseException) -> str:

@@ -94,7 +94,7 @@ def _weights(
         return torch.ones(len(paths)), [f"{table.name} has no column weight: all images weigh the same"]
     if "file_name" not in frame:
         raise DataError(
-            f"{shown(table)} has no column file_name (it has {few(list(map(str, frame.columns)))}); name each image's file"
+            f"{shown(table)} has no column file_name (but {few(list(map(str, frame.columns)))}); name each file"
         )
     image_of = _image_of_row(frame["file_name"].tolist(), table, tree.root, base, paths)
     values = _numbers(frame, name, table)

@@ -14,7 +14,7 @@ from .evaluation import protocol_names
 from .evaluation.protocol import Protocol, load_protocol, packaged_protocols, protocol_layers
 from .priors import recipe_names
 from .record import is_weighted
-from .registry import DISTILLERS, PLUGIN_FAILURES, REGISTRIES, load_plugin
+from .registry import DISTILLERS, REGISTRIES, load_plugin
 from .text_tables import plain_table
 from .yaml_files import EXTENDS, Layers, read_layers, set_values
 
@@ -28,7 +28,6 @@ def listing() -> str:
     blocks["recipes of priors"] = [[", ".join(recipe_names())]]
     blocks["configs"] = [[", ".join(path.stem for path in packaged_configs())]]
     lines = [f"{title}:\n{plain_table([['', *row] for row in rows])}" for title, rows in blocks.items()]
-    lines += [f"plugin file {path} could not be imported: {error}" for path, error in PLUGIN_FAILURES.items()]
     return "\n".join(lines)
 
 

@@ -3,17 +3,56 @@
 ``extends:`` names a file, relative to the extending one, or a packaged one. Own keys replace those of the base, and
 mappings are merged key by key. A file that extends another and has no ``name`` is called after itself."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from .errors import ConfigError, explain, first_mistake, nearest
 
 EXTENDS = "extends"
+LARGEST_FILE = 1 << 20  # bytes
+MOST_VALUES = 100_000  # of a file, aliases written out
+
+
+class Checked(BaseModel):
+    """Base of everything that is read from YAML: unknown keys are errors, numbers are finite, and no number is written
+    as a text or as true or false."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, about: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[str(about.field_name)].annotation)
+        wrong = _loose(value, kinds) if {int, float} & kinds and Any not in kinds else None
+        if wrong is not None:
+            raise ValueError(
+                f"a number is needed, and {wrong!r} is {'in quotes' if isinstance(wrong, str) else 'none'}"
+            )
+        return value
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the plain types that an annotation is made of; the type of its values for a Literal."""
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    parts = get_args(annotation)
+    return set().union(*map(_kinds, parts)) if parts else {annotation}
+
+
+def _loose(value: Any, kinds: set[Any]) -> Any:
+    """Return the first text or boolean of ``value`` that pydantic would take for a number; None without one."""
+    if isinstance(value, (list, tuple)):
+        return next((found for one in value if (found := _loose(one, kinds)) is not None), None)
+    if type(value) in kinds:
+        return None
+    # 1e-3 without a point is a text in YAML, and meant as the number
+    return value if isinstance(value, bool) or (isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value)) else None
 
 
 @dataclass(frozen=True)
@@ -101,7 +140,7 @@ def parse_value(text: str) -> Any:
 def valid(model: type[BaseModel], content: Mapping[str, Any], source: Layers | str = "config") -> Any:
     """Return ``model(**content)``; ConfigError names the source, the line (where there is one) and the key."""
     try:
-        return model(**content)
+        return model.model_validate(dict(content))
     except ValidationError as problem:
         where = source if isinstance(source, str) else source.where(first_mistake(problem)[0])
         raise ConfigError(f"{where}: {explain(problem, model)}") from None
@@ -109,12 +148,22 @@ def valid(model: type[BaseModel], content: Mapping[str, Any], source: Layers | s
 
 def _read(path: Path) -> tuple[dict[str, Any], yaml.Node]:
     try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ConfigError(f"{path}: the file has more than {LARGEST_FILE:,} bytes; give a YAML file of settings")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file in UTF-8; give a YAML file") from None
+    except OSError as problem:
+        raise ConfigError(f"{path}: the file cannot be read ({problem.strerror}); give a YAML file") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if _values(node, {}) > MOST_VALUES:
+            raise ConfigError(f"{path}: the file has more than {MOST_VALUES:,} values, aliases included; shorten it")
         content = yaml.safe_load(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: lists or aliases are nested too deep, or hold themselves; write them out") from None
+    except ValueError as problem:  # a date or a number that YAML takes for one and Python does not
+        raise ConfigError(f"{path}: a value cannot be read ({problem}); write it in quotes") from None
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -145,11 +194,30 @@ def _lines(location: list[str | int], node: yaml.Node) -> Iterator[int]:
         yield key.start_mark.line
 
 
-def _double_keys(node: yaml.Node) -> Iterator[yaml.Node]:
+def _values(node: yaml.Node | None, known: dict[int, int | None]) -> int:
+    """Return how many values a node holds, aliases written out; RecursionError where it holds itself."""
+    if node is not None and id(node) in known:
+        found = known[id(node)]
+        if found is None:
+            raise RecursionError
+        return found
+    known[id(node)] = None
+    count = 1
+    for part in node.value if isinstance(node, yaml.CollectionNode) else ():
+        count += sum(_values(one, known) for one in (part if isinstance(part, tuple) else (part,)))
+    known[id(node)] = count
+    return count
+
+
+def _double_keys(node: yaml.Node, visited: set[int] | None = None) -> Iterator[yaml.Node]:
     """Yield the mapping keys that stand twice (YAML would silently take the last)."""
     seen = set()
+    visited = set() if visited is None else visited
+    if id(node) in visited:  # an alias
+        return
+    visited.add(id(node))
     for part in node.value if isinstance(node, yaml.CollectionNode) else ():
         *keys, value = part if isinstance(part, tuple) else (part,)
         yield from (key for key in keys if key.value in seen)
         seen |= {key.value for key in keys}
-        yield from _double_keys(value)
+        yield from _double_keys(value, visited)

@@ -87,16 +87,33 @@ def test_plugin_file_registers_once_and_a_broken_one_leaves_nothing(tmp_path):
         plugin.write_text(plugin.read_text().replace("A method of a file", "An edited method"))
         load_plugin(plugin)
         assert DISTILLERS.entry("from_file").summary == "An edited method."
-        load_plugin(broken)
+        with pytest.raises(ConfigError, match="broken.py does not load: .*nothing_like_it.* .line 6."):
+            load_plugin(broken)
         assert "from_broken" not in DISTILLERS
-        assert "nothing_like_it" in registry_module.PLUGIN_FAILURES[str(broken)]
-        with pytest.raises(UnknownNameError, match="nothing_like_it"):
-            DISTILLERS.load("from_broken")
     finally:
         DISTILLERS._entries.pop("from_file", None)
-        registry_module.PLUGIN_FAILURES.clear()
-    with pytest.raises(ConfigError, match="does not exist"):
-        load_plugin(tmp_path / "missing.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.py", "x = (", "does not load: SyntaxError.* .line 1."),
+        ("a.py", "import sys\nsys.exit(0)", "does not load: SystemExit: 0 .line 2."),
+        (
+            "a.py",
+            "from ddoq_plugin import register_distiller\nregister_distiller('random')(object)",
+            "'random'.*line 2",
+        ),
+        ("a.yaml", "x: 1", "is no Python file"),
+        (".", None, "does not exist"),
+        ("missing.py", None, "does not exist"),
+    ],
+)
+def test_a_plugin_that_was_asked_for_and_does_not_load_is_an_error(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_plugin(tmp_path / name)
 
 
 def test_light_imports_stay_light():

@@ -71,6 +71,6 @@ def test_console_script_is_declared(installed):
     code = (
         "from importlib.metadata import entry_points\n"
         "(script,) = entry_points(group='console_scripts', name='ddoq')\n"
-        "assert script.value == 'ddoq_plugin.cli:main' and callable(script.load())\n"
+        "assert script.value == 'ddoq_plugin.__main__:main' and callable(script.load())\n"
     )
     assert run_installed(installed, code).returncode == 0

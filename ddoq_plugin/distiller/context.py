@@ -21,7 +21,7 @@ from ..store.metering import Cost, measure
 from .core import CHECKPOINT
 from .encoding import prior_module
 from .generation import GENERATION_GROUP, at_size, resized
-from .method import Distiller
+from .method import Distiller, blamed, check_made
 from .networks import NetworkDoors
 from .work import Effort, Work
 
@@ -128,7 +128,8 @@ class DistillContext(NetworkDoors):
 
     def work_of(self, method: Distiller, ipc: int, clusters: int | None = None, seed: int = 0) -> Work:
         """Return the work of a method's set: the set itself, with all that the method declares as its needs."""
-        declared = tuple(method.work(self, ipc, clusters, seed))
+        with blamed(method):
+            declared = tuple(method.work(self, ipc, clusters, seed))
         address = ("sets", hash_key(self.set_key(method, ipc, clusters, seed))[:20])
         for work in declared:
             if work.address == address:
@@ -175,10 +176,8 @@ class DistillContext(NetworkDoors):
         for place in folder.iterdir():  # a process was killed while it wrote the set; its checkpoints are kept
             if not place.name.endswith(CHECKPOINT):
                 shutil.rmtree(place) if place.is_dir() else place.unlink()
-        with self._own_ledger() as ledger, measure(self.device) as meter:
-            made = method.distill(self, ipc, clusters=clusters, seed=seed)
-        if not isinstance(made, DistilledSet):
-            raise DistillError(f"{method.label()!r} returned {type(made).__name__}; distill must return a DistilledSet")
+        with self._own_ledger() as ledger, measure(self.device) as meter, blamed(method):
+            made = check_made(method, method.distill(self, ipc, clusters=clusters, seed=seed), self, ipc)
         before = sum(self._making[-1][1]) if self._making else 0.0
         seconds = max(0.0, meter.seconds - ledger.inside) + before
         own = Cost(seconds, len(made), meter.device, meter.peak_memory_mb)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from ..errors import ConfigError, DistillError, explain
+from ..errors import ConfigError, DDOQError, DistillError, explain
 from ..registry import DISTILLERS
+from ..yaml_files import Checked
 from .work import Work
 
 if TYPE_CHECKING:
@@ -17,18 +22,17 @@ if TYPE_CHECKING:
     from .context import DistillContext
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+OWN = ("ddoq_plugin.", "ddoq_baselines.")  # packages whose exceptions are bugs, and keep their tracebacks
 
 
-class DistillerConfig(_Settings):
+class DistillerConfig(Checked):
     """Base of a method's settings: YAML, command line and Python share its fields; unknown ones are errors.
 
     stored_size: pixels a side to which a set's images are brought before they are kept (None: as they are, of the
     dataset's size). D4M's code keeps 224 of the 512 pixels it generates (suduo94/D4M, distillation/gen_syn_image.py),
     Minimax's all 256 of DiT (vimar-gu/MinimaxDiffusion, sample.py)."""
 
-    stored_size: int | None = Field(None, ge=1)
+    stored_size: int | None = Field(None, ge=1, le=16_384)
 
     @classmethod
     def preset(cls, *, fixed: Mapping[str, Any] | None = None, **defaults: Any) -> type[Self]:
@@ -39,7 +43,7 @@ class DistillerConfig(_Settings):
         return made
 
 
-class CodebookOptions(_Settings):
+class CodebookOptions(Checked):
     """How the latents of a class become a codebook; part of its key.
 
     space: ``latent`` (the prior's latents), ``noise`` (their DDIM inversions) or ``pixel`` (the images themselves).
@@ -51,8 +55,8 @@ class CodebookOptions(_Settings):
     encoding: Literal["mode", "sample"] = "mode"
     clustering: Literal["lloyd", "minibatch", "d4m"] = "lloyd"
     masses: Literal["voronoi", "balanced"] = "voronoi"
-    km_expand: int = Field(1, ge=1)
-    inversion_steps: int = Field(31, ge=1)  # D3HR's code, lin-zhao-resoLve/D3HR
+    km_expand: int = Field(1, ge=1, le=10_000)
+    inversion_steps: int = Field(31, ge=1, le=1000)  # D3HR's code, lin-zhao-resoLve/D3HR
 
     @classmethod
     def of(cls, settings: BaseModel) -> CodebookOptions:
@@ -145,6 +149,53 @@ class Distiller(ABC):
         if not self.makes_images and ipc > needed:
             needed, what = ipc, "images"
         context.check_class_sizes(needed, what, self.label())
+
+
+@contextmanager
+def blamed(method: Distiller) -> Iterator[None]:
+    """Turn a plugin's exception into a DistillError with method, file and line; ``frames`` of it are the user's own.
+
+    Methods of this package keep their tracebacks: these are our bugs."""
+    try:
+        yield
+    except (DDOQError, OSError, MemoryError):
+        raise
+    except Exception as problem:
+        frames = [] if type(method).__module__.startswith(OWN) else own_frames(problem)
+        if not frames:
+            raise
+        last, text = frames[-1], " ".join(str(problem).split())
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        error = DistillError(f"the method {method.label()!r} failed: {type(problem).__name__}: {text} ({where})")
+        error.frames = [line.rstrip() for line in traceback.format_list(frames)]  # type: ignore[attr-defined]
+        raise error from problem
+
+
+def own_frames(problem: BaseException) -> list[traceback.FrameSummary]:
+    """Return the frames of a traceback that are neither this package's nor a library's."""
+    libraries = [
+        str(Path(__file__).parents[1]),
+        *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    ]
+    found = traceback.extract_tb(problem.__traceback__)
+    return [frame for frame in found if not frame.filename.startswith((*libraries, "<frozen"))]
+
+
+def check_made(method: Distiller, made: object, context: DistillContext, ipc: int) -> DistilledSet:
+    """Return what ``distill`` returned; DistillError where it is no set of ``ipc`` images of every class."""
+    from ..distilled_set import DistilledSet
+
+    if not isinstance(made, DistilledSet):
+        raise DistillError(f"{method.label()!r} returned {type(made).__name__}; distill must return a DistilledSet")
+    if made.class_names != tuple(context.class_names):
+        raise DistillError(f"{method.label()!r} returned other classes than the data has; keep their names and order")
+    counts, (height, width) = made.labels.bincount().tolist(), made.images.shape[-2:]
+    for name, count in zip(made.class_names, counts, strict=True):
+        if count != ipc:
+            raise DistillError(f"{method.label()!r} returned {count} images of class {name!r} and IPC is {ipc}")
+    if height != width:
+        raise DistillError(f"{method.label()!r} returned images of {width}x{height} pixels; they must be square")
+    return made
 
 
 def make_distiller(name: str, settings: dict[str, Any]) -> Distiller:

@@ -10,24 +10,21 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from ..errors import ConfigError, UnknownNameError, nearest
-from ..yaml_files import EXTENDS, Layers, merged, read_layers, valid
+from ..yaml_files import EXTENDS, Checked, Layers, merged, read_layers, valid
 
 MORE = "more"
-ByIPC = int | dict[int | Literal["more"], int]
+Count = Annotated[int, Field(ge=1, le=100_000_000)]
+ByIPC = Count | dict[int | Literal["more"], Count]
 """A number, or one for each range of IPC: ``{10: 2000, 50: 1500, more: 1000}`` reads "up to 10, up to 50, more"."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Loss(_Part):
+class Loss(Checked):
     """``cross_entropy`` of class labels, ``kl`` to soft labels at ``temperature`` (batch mean of the per-image sums),
     or ``mse`` to the set's regression targets (half the squares, summed over classes: :func:`.losses.half_squares`).
 
@@ -38,7 +35,7 @@ class Loss(_Part):
     scale_by_temperature_squared: bool = False
 
 
-class OptimizerSettings(_Part):
+class OptimizerSettings(Checked):
     """``sgd``, ``adam`` or ``adamw``. ``decay_biases_and_norms`` false exempts parameters of at most one dimension."""
 
     name: Literal["sgd", "adam", "adamw"]
@@ -49,7 +46,7 @@ class OptimizerSettings(_Part):
     decay_biases_and_norms: bool = True
 
 
-class ScheduleSettings(_Part):
+class ScheduleSettings(Checked):
     """Learning rate over the training; see :mod:`ddoq_plugin.evaluation.schedules` for the formulas."""
 
     name: Literal["constant", "cosine", "step"] = "cosine"
@@ -60,7 +57,7 @@ class ScheduleSettings(_Part):
     warmup: float = Field(0.0, ge=0, lt=1)  # fraction of the training with a linear rise
 
 
-class Augmentation(_Part):
+class Augmentation(Checked):
     """What happens to each image before mixing.
 
     ``crop``: ``resized`` cuts a random box of area ``scale`` and aspect ``ratio`` and resizes it (torchvision's
@@ -70,11 +67,18 @@ class Augmentation(_Part):
     crop: Literal["none", "resized", "shift"] = "none"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    padding: int = Field(0, ge=0)
+    padding: int = Field(0, ge=0, le=10_000)
     flip: float = Field(0.0, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        for name, (low, high), most in (("scale", self.scale, 1.0), ("ratio", self.ratio, 1000.0)):
+            if not 0 < low <= high <= most:
+                raise ValueError(f"{name} is (smallest, largest) with 0 < smallest <= largest <= {most:g}")
+        return self
 
-class Mixing(_Part):
+
+class Mixing(Checked):
     """CutMix (Yun et al. 2019) or MixUp (Zhang et al. 2018): one lam ~ Beta(alpha, alpha) and one pairing a batch."""
 
     name: Literal["none", "cutmix", "mixup"] = "none"
@@ -82,24 +86,24 @@ class Mixing(_Part):
     alpha: float = Field(1.0, gt=0)
 
 
-class Scoring(_Part):
+class Scoring(Checked):
     """Evaluation: resize to ``resize`` times the image size, centre crop back to it."""
 
     resize: float = Field(1.0, ge=1)
-    batch_size: int = Field(256, gt=0)
+    batch_size: Count = 256
 
 
-class StudentNumbers(_Part):
+class StudentNumbers(Checked):
     """What a protocol sets for one student or a pattern of names; what is None stays as it is."""
 
     lr: float | None = Field(None, gt=0)
     weight_decay: float | None = Field(None, ge=0)
-    steps: int | None = Field(None, gt=0)
+    steps: Count | None = None
     epochs: ByIPC | None = None
     warmup: float | None = Field(None, ge=0, lt=1)
 
 
-class Execution(_Part):
+class Execution(Checked):
     """How the same mathematics is run; see :func:`~ddoq_plugin.evaluation.runtime.resolve` for ``auto``."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -107,7 +111,7 @@ class Execution(_Part):
     compile: Literal["auto"] | bool = "auto"
 
 
-class Protocol(_Part):
+class Protocol(Checked):
     """Every number of a training protocol.
 
     ``label_mode``: ``hard``, class labels; ``soft_online``, the teacher's logits of each augmented batch, computed
@@ -132,14 +136,14 @@ class Protocol(_Part):
     optimizer: OptimizerSettings
     schedule: ScheduleSettings = ScheduleSettings()
     epochs: ByIPC | None = None
-    steps: int | None = Field(None, gt=0)
+    steps: Count | None = None
     batch_size: ByIPC
     double_batch_from_classes: int | None = Field(None, gt=0)
-    accumulation: int = Field(1, gt=0)
+    accumulation: int = Field(1, gt=0, le=65_536)
     augmentation: Augmentation = Augmentation()
     mixing: Mixing = Mixing()
     normalisation: Literal["imagenet", "dataset", "none"] = "dataset"
-    image_size: int | None = Field(None, gt=0)
+    image_size: int | None = Field(None, gt=0, le=16_384)
     stored_top_k: int | None = Field(None, gt=0)
     learning_rate_from: Literal["protocol", "set"] = "protocol"
     staged: bool = False

@@ -43,6 +43,7 @@ def ddranking(
     import pandas as pd
 
     from ..distilled_set import DistilledSet
+    from ..outputs import check_file, writing
     from ..progress import say_notes
     from ..registry import load_plugin
     from ..yaml_files import parse_pairs
@@ -50,6 +51,7 @@ def ddranking(
 
     for path in plugin:
         load_plugin(path)
+    csv = None if csv is None else check_file(csv, "the CSV file")
     settings = host_settings(preset, **parse_pairs(set_))
     dataset = _dataset(data, parse_pairs(data_option))
     names, wnids = getattr(dataset, "class_names", None), getattr(dataset, "wnids", None)
@@ -58,12 +60,13 @@ def ddranking(
     say_notes(note for one in (dataset, *sets.values()) for note in _notes(one))
     shared = {"teacher": teacher, "settings": settings, "seed": seed, "device": device, "work_folder": work}
     rows = pd.DataFrame(_score(evaluator, sets, dataset, list(dict.fromkeys(metric)), student, shared))
-    if csv is not None:
-        rows.to_csv(csv, index=False)
     for _, part in rows.groupby(["evaluator", "metric"], sort=False):
         shown = part[[column for column in SHOWN if column in part and part[column].notna().any()]]
         typer.echo(shown.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
         typer.echo("")
+    if csv is not None:
+        with writing(csv, "the CSV file"):
+            rows.to_csv(csv, index=False)
     units = "accuracies in percent; lrs and ars from fractions, ..._ddranking as the package prints them"
     typer.echo(f"{units}; protocol {rows['protocol'].iloc[0]}")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from ..config import ProtocolConfig
 from ..errors import ConfigError, EvaluationError, nearest
 from ..evaluation.protocol import Protocol, by_ipc, load_protocol
 from ..record import is_weighted
-from ..yaml_files import set_values, valid
+from ..yaml_files import Checked, set_values, valid
 
 if TYPE_CHECKING:
     from ..distilled_set import DistilledSet
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HOST_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # ddranking 0.2.0, metrics/soft_label.py:211
 
 
-class HostSettings(BaseModel):
+class HostSettings(Checked):
     """What a score needs. The defaults are those of DD-Ranking's leaderboard.
 
     ``protocol`` is a name, file or keys as in a sweep's YAML. Its ``soft_online`` training is the one with soft labels
@@ -32,7 +32,6 @@ class HostSettings(BaseModel):
     ``teacher_folder``: your own teachers, ``<folder>/<dataset>/<model>/ckpt_best.pt``. ``full_data_accuracy``: of the
     student, in percent, where it is known. ``workers``: processes of DD-Ranking's data loaders."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     protocol: ProtocolConfig = "ddranking_d4m_cifar"
     teacher_protocol: ProtocolConfig = "teacher_short"
     teacher_seed: int = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..config import SweepConfig
 from ..distiller.dry_run import DryRunContext
+from ..distiller.method import blamed
 from ..errors import ConfigError, DDOQError
 from ..evaluation import load_protocol
 from ..evaluation.students.build import check_student
@@ -74,7 +75,8 @@ def unfit_sets(config: SweepConfig, grid: Grid, facts: DatasetFacts) -> list[str
     for spec in sorted(grid.sets, key=lambda one: (one.ipc, one.clusters or 0)):
         if spec.label not in found:
             try:
-                spec.distiller().check(context, spec.ipc, spec.clusters)
+                with blamed(spec.distiller()):
+                    spec.distiller().check(context, spec.ipc, spec.clusters)
             except DDOQError as problem:
                 found[spec.label] = str(problem)
     return list(found.values())

@@ -6,22 +6,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..errors import PriorError, explain, nearest
+from ..yaml_files import Checked
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=100_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NonNegative = Annotated[float, Field(ge=0, le=1e6)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AutoencoderRecipe(_Section):
+class AutoencoderRecipe(Checked):
     """The auto-encoder (``diffusers.AutoencoderKL``) and its training.
 
     ``channels`` are the widths of its levels, finest first: every level but the last halves the resolution. The loss
@@ -52,7 +49,7 @@ class AutoencoderRecipe(_Section):
         return self
 
 
-class DenoiserRecipe(_Section):
+class DenoiserRecipe(Checked):
     """The denoiser (``diffusers.DiTTransformer2DModel``), its noise schedule and its training.
 
     ``width`` is the token dimension. A label is dropped (replaced by the null class) with probability
@@ -82,7 +79,7 @@ class DenoiserRecipe(_Section):
         return self
 
 
-class PriorRecipe(_Section):
+class PriorRecipe(Checked):
     """Every number of an embedded prior's training. ``source`` says where they come from.
 
     ``image_size`` (pixels a side) is the size that the recipe was made for; None takes any size that the auto-encoder

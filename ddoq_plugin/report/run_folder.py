@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ..distilled_set import DistilledSet
+from ..outputs import writing
 from ..set_folder import PROVENANCE
 from .figures import contact_sheet
 from .formatting import format_table, write_tables
@@ -21,20 +23,22 @@ def open_run(folder: str | Path) -> Run:
     return replace(load_run(folder), contact_sheets=draw_contact_sheets(folder))
 
 
-def write_run_report(folder: str | Path) -> str:
-    """Write page, tables and pictures into a run's folder; return the table as text, and where the files are.
+def write_run_report(folder: str | Path, say: Callable[[str], None] = lambda text: None) -> str:
+    """Write page, tables and pictures into a run's folder; return where the files are. ``say`` gets the table first.
 
     ``tables/`` gets every table as Markdown, LaTeX, CSV and Parquet, and the rows as CSV and Parquet.
-    Raises EvaluationError where the folder has no rows."""
+    Raises EvaluationError where the folder has no rows, StoreError where it cannot be written."""
     folder = Path(folder)
-    run = open_run(folder)
+    run = load_run(folder)
     tables = run_tables(run)
-    write_tables(tables, folder / "tables")
-    run.frame.to_csv(folder / "tables" / "rows.csv", index=False)
-    run.frame.to_parquet(folder / "tables" / "rows.parquet", index=False)
-    page = write_results([run], folder / "RESULTS.md", pictures=folder / "figures", tables=False)
-    text = format_table(tables["accuracy"], style="plain")
-    return f"{text}\n\nThe page: {page}\nTables: {folder / 'tables'}\nDistilled sets: {folder / 'sets'}"
+    say(format_table(tables["accuracy"], style="plain"))  # whatever the disk does next
+    with writing(folder, "the run's folder"):
+        run = replace(run, contact_sheets=draw_contact_sheets(folder))
+        write_tables(tables, folder / "tables")
+        run.frame.to_csv(folder / "tables" / "rows.csv", index=False)
+        run.frame.to_parquet(folder / "tables" / "rows.parquet", index=False)
+        page = write_results([run], folder / "RESULTS.md", pictures=folder / "figures", tables=False)
+    return f"The page: {page}\nTables: {folder / 'tables'}\nDistilled sets: {folder / 'sets'}"
 
 
 def draw_contact_sheets(folder: Path) -> dict[str, Path]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from ..errors import StoreError
+from ..outputs import check_folder, writing
 from .metering import Cost
 from .tensor_files import raw_chunks
 
@@ -37,8 +38,12 @@ class Store:
     """A folder of artifacts, ``<root>/<kind>/<hash of the key>/``. Processes may share it."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self._verified: set[Path] = set()  # each artifact is checked once a process, not at each look
+
+    def check(self) -> None:
+        """Raise StoreError where the store's folder cannot be written."""
+        check_folder(self.root, "the store")
 
     def path(self, kind: str, key: Mapping[str, Any]) -> Path:
         """Return where the artifact of ``key`` is or will be."""
@@ -71,11 +76,8 @@ class Store:
         if found is not None:
             return found
         path = self.path(kind, key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise StoreError(f"the store {self.root} cannot be written ({problem}); choose another folder") from problem
-        with FileLock(f"{path}.lock"):
+        check_folder(path.parent, "the store's folder")
+        with writing(self.root, "the store"), FileLock(f"{path}.lock"):
             if (path / MANIFEST).is_file() and not damaged_files(path):  # another process made it meanwhile
                 self._verified.add(path)
                 return path
@@ -132,9 +134,10 @@ def damaged_files(path: Path) -> list[str]:
     """Return the names of an artifact's files that are missing or differ from its manifest."""
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+        named = list(files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # JSON of another kind is damage too
         return [MANIFEST]
-    return [name for name, digest in files.items() if not (path / name).is_file() or hash_file(path / name) != digest]
+    return [name for name, digest in named if not (path / name).is_file() or hash_file(path / name) != digest]
 
 
 def write_atomic(path: str | Path, text: str) -> None:

@@ -17,6 +17,8 @@ from ..evaluation.evaluator import student_code
 from ..registry import DISTILLERS
 from ..store.artifacts import hash_key
 
+MOST_ROWS = 1_000_000
+
 
 @dataclass(frozen=True)
 class SetSpec:
@@ -79,6 +81,9 @@ class Grid:
 def make_grid(config: SweepConfig) -> Grid:
     """Expand a config. Raises ConfigError for a method or setting that does not exist."""
     sets: list[SetSpec] = []
+    rows_a_line = len(config.students) * len(config.seeds)
+    if rows_a_line * len(config.methods) * len(config.ipc) * len(config.clusters) > MOST_ROWS:
+        raise ConfigError(f"the config asks for more than {MOST_ROWS:,} rows; split it, or take fewer seeds")
     variants = [(method, *variant) for method in config.methods for variant in method_variants(method)]
     for place, (method, settings, label) in enumerate(variants):
         uses_clusters = make_distiller(method.name, settings).uses_clusters
@@ -90,8 +95,8 @@ def make_grid(config: SweepConfig) -> Grid:
     for spec in sets:
         if by_label.setdefault((spec.label, spec.ipc, spec.clusters, spec.seed), spec) is not spec:
             raise ConfigError(
-                f"two methods of the config are both called {spec.label!r}; give the differing setting as a list in "
-                "one entry, so that the table can tell them apart"
+                f"two methods of the config are both called {spec.label!r}; give one a label:, or the "
+                "differing setting as a list in one entry"
             )
     rows = [RowSpec("distilled", student, s.seed, s) for s in sets for student in config.students]
     if config.full_data:
@@ -108,9 +113,9 @@ def method_variants(config: MethodConfig) -> list[tuple[dict[str, Any], str]]:
     variants = []
     for values in itertools.product(*varied.values()):
         settings = fixed | dict(zip(varied, values, strict=True))
-        method = make_distiller(config.name, settings)
-        extra = [f"{name}={settings[name]}" for name in varied if str(settings[name]) not in method.label()]
-        variants.append((settings, " ".join([method.label(), *extra])))
+        label = config.label or make_distiller(config.name, settings).label()
+        extra = [f"{name}={settings[name]}" for name in varied if config.label or str(settings[name]) not in label]
+        variants.append((settings, " ".join([label, *extra])))
     return variants
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..config import SweepConfig
+from ..outputs import absolute
 from ..yaml_files import EXTENDS
 
 
@@ -15,11 +16,13 @@ def resolved(config: SweepConfig) -> SweepConfig:
     Where latents are encoded or images generated on GPUs and the config names no ``dtype``, it becomes that of a prior
     on CUDA: otherwise stages on other devices would take the same weights for another prior."""
     content = config.model_dump()
-    content |= {"output": str(config.output_folder.resolve()), "store": str(config.store_folder.resolve())}
-    content["plugins"] = [str(Path(plugin).resolve()) for plugin in config.plugins]
-    content["dataset"] = {"name": config.dataset.name, **config.dataset.options()}
+    content |= {"output": absolute(config.output_folder), "store": absolute(config.store_folder)}
+    content["plugins"] = [absolute(plugin) for plugin in config.plugins]
+    kind, colon, place = config.dataset.name.partition(":")
+    short = {"name": kind, "path": place} if colon and kind in ("folder", "npz") else {"name": config.dataset.name}
+    content["dataset"] = short | config.dataset.options()
     for name in {"path", "root"} & content["dataset"].keys():
-        content["dataset"][name] = str(Path(content["dataset"][name]).resolve())
+        content["dataset"][name] = absolute(content["dataset"][name])
     content["protocol"] = _protocol(config.protocol)
     if config.teacher is not None:
         content["teacher"]["protocol"] = _protocol(config.teacher.protocol)
@@ -42,7 +45,7 @@ def _protocol(given: str | dict[str, Any]) -> str | dict[str, Any]:
 
 def _existing(text: str | None) -> str | None:
     """Return the absolute path of what exists as a file or folder; anything else is a name (or a hub id)."""
-    return str(Path(text).resolve()) if text is not None and Path(text).exists() else text
+    return absolute(text) if text is not None and Path(text).expanduser().exists() else text
 
 
 def _prior_on_gpu(config: SweepConfig) -> bool:

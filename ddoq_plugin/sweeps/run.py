@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from ..config import SweepConfig, load_config
-from ..errors import ConfigError
+from ..errors import ConfigError, StoreError
+from ..outputs import check_place
 from ..priors.base import pick_device
 from ..progress import say_notes
 from ..record import failure, make_row, read_row, write_row
@@ -33,10 +34,11 @@ from ..store.artifacts import write_atomic
 from ..store.provenance import machine, provenance_columns
 from ..yaml_files import valid
 from .grid import Grid, RowSpec, SetSpec, make_grid, row_key
+from .log import write_log
 from .resolve import resolved
 from .session import SweepSession
 from .stages import Stages
-from .trials import Trial, run_trials
+from .trials import Trial, run_trials, run_trials_here
 from .worker_pool import ATTEMPTS, Task, WorkerLost
 
 if TYPE_CHECKING:
@@ -53,26 +55,36 @@ class SweepResult:
 
 
 def sweep(
-    config: SweepConfig | str | Path, *, address: str | None = None, progress: bool = True, **overrides: Any
+    config: SweepConfig | str | Path,
+    *,
+    address: str | None = None,
+    local: bool = False,
+    progress: bool = True,
+    **overrides: Any,
 ) -> SweepResult:
     """Run a sweep, or what is missing of it, and return its rows.
 
     ``config`` is a SweepConfig, a YAML file or the name of a packaged config; ``overrides`` replace top-level keys.
     ``address`` is a Ray cluster's (its nodes must share the folders of output and store); default: this machine.
+    ``local`` runs everything in this process without Ray, one thing after the other; the rows are the same.
     Raises a DDOQError before any work where the config, the data or a method cannot do what is asked."""
     if not isinstance(config, SweepConfig):
         given = load_config(config, overrides)
     else:
         given = valid(SweepConfig, {**config.model_dump(), **overrides}) if overrides else config
     config = resolved(given)
+    if local and address is not None:
+        raise ConfigError(f"local runs without Ray and address names a cluster ({address}); give one of them")
     session = SweepSession(config, progress=progress)
     if address is None:
         pick_device(config.resources.device)  # raises where this machine has no such device
     grid = make_grid(config)
     session.check(grid)
+    for folder, what in ((config.store_folder, "the store"), (config.output_folder, "the output folder")):
+        check_place(folder, what)
     run = _Run(session, grid, progress)
     say_notes(session.data.notes, show=progress)
-    with Stages(session, address, run.say, progress=progress) as stages:
+    with Stages(session, address, run.say, progress=progress, local=local) as stages:
         if run.missing():
             stages.check_images()  # before the run's folder is made, as everything that can be wrong
         with run.alone():
@@ -97,6 +109,7 @@ class _Run:
         self.row_folder, self.other = self.folder / "rows", self.folder / "rows" / "other"
 
     def say(self, text: str) -> None:
+        write_log(self.folder, text)
         if self.progress:
             print(text, file=sys.stderr, flush=True)
 
@@ -207,9 +220,18 @@ class _Run:
         if not trials:
             return
         described = [(trial, {key: self.known(key) for key in trial.keys}) for trial in trials]
-        run_trials(self.config, stages.shared, described, self.row_folder, progress=self.progress)
+        begin = run_trials_here if stages.local else run_trials
+        begin(self.config, stages.shared, described, self.row_folder, progress=self.progress)
+        self.check_there()
         lost = [key for trial in trials for key in trial.keys if read_row(self.row_folder, key) is None]
         self.fail(lost, RuntimeError(f"the training ended its worker process {ATTEMPTS} times (out of memory?)"))
+
+    def check_there(self) -> None:
+        """Raise StoreError where somebody removed the run's folder while the sweep ran."""
+        if not (self.folder / ".lock").exists():
+            raise StoreError(
+                f"the run's folder {self.folder} was removed while the sweep ran; the same command goes on"
+            )
 
     def fail_set(self, spec: SetSpec, problem: Exception) -> None:
         self.fail([key for key, row in self.missing().items() if row.set == spec], problem)

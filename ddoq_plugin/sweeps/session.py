@@ -18,6 +18,7 @@ from ..config import StageResources, SweepConfig
 from ..data import ImageData, load_data
 from ..distiller import DistillContext, Work
 from ..distiller.dry_run import DeferredPrior, DryRunContext, PriorFacts
+from ..distiller.method import blamed
 from ..distiller.work import all_work
 from ..evaluation.evaluator import Evaluator
 from ..evaluation.protocol import load_protocol
@@ -116,7 +117,8 @@ class SweepSession:
         The images of folders are checked by the workers, class by class; see :meth:`unchecked`."""
         once = {(spec.label, spec.ipc, spec.clusters): spec for spec in grid.sets}  # seeds make no difference
         for spec in once.values():
-            spec.distiller().check(self.planned, spec.ipc, spec.clusters)
+            with blamed(spec.distiller()):
+                spec.distiller().check(self.planned, spec.ipc, spec.clusters)
         self.evaluator.check()
         if self.prior_source is not None:
             self.prior_source.check()

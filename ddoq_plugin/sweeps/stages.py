@@ -6,36 +6,47 @@ that its memory is free before the next begins. (Students are trained by Ray Tun
 from __future__ import annotations
 
 import os
+import secrets
 import socket
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 
-from ..config import STAGES
+from .. import interruptions
+from ..config import STAGES, StageResources
 from ..distiller import Work
-from ..errors import DataError, DDOQError
+from ..errors import DataError, DDOQError, StoreError
+from ..outputs import check_folder
 from ..progress import bar
 from .grid import SetSpec
+from .local_pool import LocalPool
+from .log import write_log
 from .session import SweepSession, is_index
 from .worker import Address, Shared
 from .worker_pool import Task, WorkerPool, check_resources
+
+STARTS = 3  # of a local Ray that is slow to start
+OBJECT_STORE = 256 << 20  # bytes: nothing but lists of files passes through it
+LONGEST_FOLDER = 38  # bytes: a socket's path has 107, of which Ray's session takes up to 69
+FEW_FILES, MANY_FILES = 512, 65536
 
 
 class Stages:
     """Runs stages of a driver's session. Ray is connected to when it is first needed, and left in the end.
 
-    ``address`` is a cluster's; None starts Ray on this machine. Raises DDOQError where no cluster answers or no node
-    has what a worker asks for."""
+    ``address`` is a cluster's; None starts Ray on this machine; ``local`` does without. Raises DDOQError where no
+    cluster answers or no node has what a worker asks for."""
 
     def __init__(
-        self, session: SweepSession, address: str | None, say: Callable[[str], None], *, progress: bool
+        self, session: SweepSession, address: str | None, say: Callable[[str], None], *, progress: bool, local: bool
     ) -> None:
         self.session, self.config, self._address, self._say = session, session.config, address, say
-        self._progress, self._text = progress, session.config.model_dump_json()
+        self.local, self._progress, self._text = local, progress, session.config.model_dump_json()
         self._shared: Shared | None = None
-        self._pool: WorkerPool | None = None
+        self._pool: WorkerPool | LocalPool | None = None
         self._started_ray = False
 
     def __enter__(self) -> Stages:
@@ -49,6 +60,8 @@ class Stages:
     @property
     def shared(self) -> Shared:
         """What workers are told; connects to Ray."""
+        if self._shared is None and self.local:
+            self._shared = (self.session.data if is_index(self.session.data) else None, self.session.prior_facts)
         if self._shared is None:
             if not ray.is_initialized():
                 self._say("starting Ray" if self._address is None else f"connecting to Ray at {self._address}")
@@ -65,17 +78,27 @@ class Stages:
         shared, resources = self.shared, self.config.resources.of(stage)
         if self._pool is None or self._pool.resources != resources:
             self.shutdown()
-            self._pool = WorkerPool(ray.put((self._text, stage, shared)), resources, self._say)
+            about = (self._text, stage, shared)
+            self._pool = LocalPool(about, resources) if self.local else self._ray_pool(about, resources)
         return self._pool.submit(task, argument, title)
 
+    def _ray_pool(self, about: tuple[str, str, Shared], resources: StageResources) -> WorkerPool:
+        return WorkerPool(ray.put(about), resources, self._say)
+
     def finish(self, tasks: Sequence[Task], description: str) -> None:
-        """Wait for tasks of the last pool that was used, and repeat the warnings of their workers."""
+        """Wait for tasks of the last pool that was used, and repeat the warnings of their workers.
+
+        Raises StoreError where a worker's disk refused: that concerns all that is left."""
         if tasks:
             with bar(len(tasks), description, show=self._progress) as shown:
                 self._pool.finish(tasks, shown)
         for task in tasks:
             for message in task.messages:
                 warnings.warn(message, stacklevel=2)
+                write_log(self.config.output_folder, f"{task.title}: {message}")
+        refused = [task.problem for task in tasks if isinstance(task.problem, StoreError)]
+        if refused:
+            raise refused[0]
 
     def map(self, task: str, stage: str, arguments: Sequence[tuple[Any, str]], description: str) -> list[Task]:
         """Run a task for every (argument, title) and return them, done, in the same order."""
@@ -162,7 +185,7 @@ def together(works: Sequence[Work]) -> list[list[Work]]:
 
 
 def connect(address: str | None) -> None:
-    """Connect to a cluster, or start Ray on this machine."""
+    """Connect to a cluster, or start Ray on this machine, open to this user alone; a slow start is tried again."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 halves the speed on a shared machine
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
     host, _, port = (address or "").rpartition(":")
@@ -172,10 +195,55 @@ def connect(address: str | None) -> None:
         except OSError as problem:
             message = f"no Ray cluster answers at {address} ({problem}); start one, or give its HOST:PORT"
             raise DDOQError(message) from problem
-    options: dict[str, Any] = {} if address else {"include_dashboard": False}
+    options: dict[str, Any] = {}
+    if address is None:
+        _prepare_machine()
+        options = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+    for attempt in range(STARTS):
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
+            break
+        except Exception as problem:  # a slow or refused start is a bare Exception of Ray's
+            ray.shutdown()
+            lines = str(problem).strip().splitlines() or [type(problem).__name__]
+            where = f"to the cluster at {address}" if address else "on this machine"
+            mend = "see `ray status`" if address else "--local runs the sweep without Ray"
+            if address or attempt == STARTS - 1 or isinstance(problem, (OSError, ValueError)):
+                raise DDOQError(f"Ray cannot connect {where} ({lines[0][:200]}); {mend}") from problem
+    interruptions.install()  # Ray takes SIGTERM for itself
+
+
+def _prepare_machine() -> None:
+    """Set what a local Ray needs; DDOQError where the machine has not got it."""
+    names = [name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
+    folder = os.environ[names[0]] if names else tempfile.gettempdir()
+    said = f"{names[0]}={folder}" if names else f"the folder for temporary files {folder}"
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        raise DDOQError(
+            f"{said} is too long for the sockets of Ray (at most {LONGEST_FOLDER} bytes); set RAY_TMPDIR to a shorter "
+            "folder, or run with --local"
+        )
+    if names and names[0] == "RAY_TMPDIR":
+        check_folder(folder, "the folder RAY_TMPDIR=")
+    raise_file_limit()
+    # anyone who reaches the ports of a Ray without a token can run code as this user
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def raise_file_limit() -> None:
+    """Raise the limit of open files as far as it goes; DDOQError where that is too few for Ray."""
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
-    except (ConnectionError, RuntimeError, ValueError) as problem:
-        lines = str(problem).strip().splitlines() or [type(problem).__name__]
-        where = f"to the cluster at {address}" if address else "on this machine"
-        raise DDOQError(f"Ray cannot connect {where} ({lines[0][:200]}); see `ray status`") from problem
+        import resource
+    except ImportError:  # not a Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < FEW_FILES:
+        raise DDOQError(
+            f"this shell may open {wanted} files at once and Ray needs {FEW_FILES}; raise it (ulimit -n), or run "
+            "with --local"
+        )

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray import tune
 
 from ..config import SweepConfig
-from ..progress import bar
+from ..errors import StoreError
+from ..outputs import writing
+from ..progress import bar, track
 from ..record import failure, make_row, write_row
 from .grid import SetSpec
+from .log import own_warnings, worker_title, write_log
 from .session import SweepSession
 from .worker import Shared, open_session
 from .worker_pool import ATTEMPTS, GIB
@@ -46,11 +50,18 @@ def run_trials(
 
     A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the rows are the log
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end the trials and go on as if all were well
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its banners ignore verbose=0
     os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "16")
     shown = bar(len(trials), "students", show=progress)
 
+    refused: list[str] = []
+
     class Progress(tune.Callback):
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            if result.get("refused"):
+                refused.append(result["refused"])
+
         def on_trial_complete(self, iteration, trials, trial, **info):
             shown.update(1)
 
@@ -91,16 +102,49 @@ def run_trials(
             tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=config.resources.max_concurrent),
             run_config=tune.RunConfig(**run),
         ).fit()
+    if refused:
+        raise StoreError(refused[0])
+
+
+def run_trials_here(
+    config: SweepConfig,
+    shared: Shared,
+    trials: list[tuple[Trial, dict[str, dict[str, Any]]]],
+    row_folder: Path,
+    *,
+    progress: bool,
+) -> None:
+    """Train every trial in this process, without Ray; see :func:`run_trials`."""
+    threads = torch.get_num_threads()
+    session = functools.cache(functools.partial(open_session, config.model_dump_json(), "train", shared))
+    try:
+        for trial, rows in track(trials, "students", show=progress):
+            refused = train_trial(session, trial, rows, row_folder)["refused"]
+            if refused:
+                raise StoreError(refused)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def train_trial(
     session: Callable[[], SweepSession], trial: Trial, rows: dict[str, dict[str, Any]], row_folder: Path
 ) -> dict[str, Any]:
-    """Train one student and write its rows; a failure becomes rows too, since a sweep goes on."""
-    try:
-        made, result = session().train(trial)
-    except Exception as problem:
-        made, result = None, failure(problem)
-    for key, known in rows.items():
-        write_row(row_folder, key, make_row(known, made, result))
-    return {"top1": result.get("top1", float("nan"))}
+    """Train one student and write its rows; a failure becomes rows too, since a sweep goes on.
+
+    Not so where a disk refuses: that is returned as ``refused``, and the rows stay missing."""
+    with own_warnings() as messages:
+        try:
+            try:
+                made, result = session().train(trial)
+            except StoreError:
+                raise
+            except Exception as problem:
+                made, result = None, failure(problem)
+            with writing(row_folder, "the folder of rows"):
+                for key, known in rows.items():
+                    write_row(row_folder, key, make_row(known, made, result))
+        except StoreError as problem:
+            return {"top1": float("nan"), "refused": str(problem)}
+    for message in messages:
+        write_log(row_folder.parent, f"{worker_title()} {message}")
+    return {"top1": result.get("top1", float("nan")), "refused": ""}

@@ -2,7 +2,6 @@
 
 What it returns is small. The driver's side is in ``stages.py``."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,15 +9,17 @@ import ray
 import torch
 
 from ..config import SweepConfig
+from ..data import ImageData
 from ..distiller.dry_run import PriorFacts
 from .grid import SetSpec
+from .log import own_warnings
 from .session import SweepSession
 
 Address = tuple[str, str]
-Shared = tuple[ray.ObjectRef | None, PriorFacts | None]
-"""What the driver finds out once for all workers. A reference to the ImageData of folders (an index of files, which is
-listed once a sweep; None: each worker loads its own arrays). What the prior is, so that a worker which only needs to
-know which prior a set depends on never loads it (None: there is none, or the sweep trains it; those are small)."""
+Shared = tuple[ray.ObjectRef | ImageData | None, PriorFacts | None]
+"""What the driver finds out once for all workers. The ImageData of folders, or a reference to it (an index of files,
+which is listed once a sweep; None: each worker loads its own arrays). What the prior is, so that a worker which only
+needs to know which prior a set depends on never loads it (None: there is none, or the sweep trains it)."""
 
 
 class StageWorker:
@@ -34,12 +35,11 @@ class StageWorker:
 
     def run(self, task: str, argument: Any) -> tuple[Any, list[str]]:
         """Run one task; return its result and the package's own warnings (a damaged artifact, say)."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        with own_warnings() as messages:
             if self._session is None:
                 self._session = open_session(*self._about)
             result = TASKS[task](self._session, argument)
-        return result, [str(one.message) for one in caught if "ddoq_" in one.filename]
+        return result, messages
 
 
 def open_session(config_text: str, stage: str, shared: Shared = (None, None)) -> SweepSession:
@@ -47,7 +47,8 @@ def open_session(config_text: str, stage: str, shared: Shared = (None, None)) ->
     config, (data, prior) = SweepConfig.model_validate_json(config_text), shared
     resources = config.resources.of(stage)
     torch.set_num_threads(max(1, int(resources.cpus)))  # the number of threads is part of the result's bits
-    return SweepSession(config, resources, data=None if data is None else ray.get(data), prior=prior)
+    given = ray.get(data) if isinstance(data, ray.ObjectRef) else data
+    return SweepSession(config, resources, data=given, prior=prior)
 
 
 def train_prior(session: SweepSession, _: None) -> None:
