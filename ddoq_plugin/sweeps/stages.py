@@ -5,6 +5,7 @@ that its memory is free before the next begins. (Students are trained by Ray Tun
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -226,10 +227,21 @@ def _prepare_machine() -> None:
     if names and names[0] == "RAY_TMPDIR":
         check_folder(folder, "the folder RAY_TMPDIR=")
     raise_file_limit()
-    # anyone who reaches the ports of a Ray without a token can run code as this user
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if os.environ["RAY_AUTH_MODE"] == "token" and not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    _take_a_token()
+
+
+def _take_a_token() -> None:
+    """Give a local Ray a token of this run: who reaches its ports without one could run code as this user."""
+    if "RAY_AUTH_MODE" in os.environ:  # the user's own choice
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    with contextlib.suppress(ImportError, AttributeError):  # versions before 2.52 know no tokens
+        from ray._raylet import AuthenticationTokenLoader, Config
+
+        Config.initialize("")  # it was read when ray was imported
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def raise_file_limit() -> None:
