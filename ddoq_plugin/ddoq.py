@@ -31,8 +31,9 @@ class DDOQConfig(CodebookOptions, DistillerConfig):
     """Settings of DDOQ, beside those of its codebook and of every method.
 
     share: how images are shared out where K < IPC, ``equal`` (so that all weightings have the same images) or
-    ``proportional`` to the masses. requantise: how K > IPC points are quantised again, by their ``masses`` or as
-    ``equal`` ones (D4M).
+    ``proportional`` to the masses; an image stands for its point's mass over the point's images. requantise: how K >
+    IPC points are quantised again, by their ``masses`` or as ``equal`` ones (D4M). That second step is for comparing
+    with D4M's code: IPC points of two steps are never nearer to the class than the K = IPC of one, and mostly further.
     weighting: the shape of an image's weight: ``uniform``, ``counts`` (the masses, the paper's theory), ``sqrt`` or
     ``power`` (masses to the ``alpha``). The paper mentions a variance-reduction heuristic without its formula; the only
     public re-implementation takes the square root, and so does the default.
@@ -96,8 +97,8 @@ class DDOQ(Distiller):
         images = self.pushforward(context, ipc, clusters, seed).images(class_id)
         # the weights in  sum_k w_k loss(x_k, y_k; theta):  w_k, w_k^(1/2) or 1, of mean 1 so that classes are balanced
         shaped = self.shape(points)
-        weights = points.per_image(shaped)
-        return images, weights, self.measure(context, class_id, points, shaped, weights)
+        weights = (shaped / shaped.mean()).float()
+        return images, weights, self.measure(context, class_id, points, shaped)
 
     @property
     def space(self) -> CodebookOptions:
@@ -145,21 +146,20 @@ class DDOQ(Distiller):
         return context.pushforward(starts, ipc, seed=seed, recipe=recipe, needs=needs, size=size, **sampler)
 
     def shape(self, points: Allocation) -> torch.Tensor:
-        """Return the weights of the points, [m]; ``uniform`` gives every image the same."""
+        """Return the weights of the images, float64 ``[IPC]``, from the mass that each stands for."""
         from .quantization import shape_weights
 
-        if self.config.weighting == "uniform":
-            return points.copies.double()
-        return shape_weights(points.masses, self.config.weighting, self.config.alpha)
+        return shape_weights(points.image_masses, self.config.weighting, self.config.alpha)
 
     def measure(
-        self, context: DistillContext, class_id: int, points: Allocation, shaped: torch.Tensor, weights: torch.Tensor
+        self, context: DistillContext, class_id: int, points: Allocation, shaped: torch.Tensor
     ) -> dict[str, float]:
         """Return W2 of the points under the weights used and under equal ones, and the effective number of images."""
         from .quantization import effective_sample_size
 
-        modes = self.space.measured()
-        used, uniform = (context.w2(class_id, points.points, modes, own) for own in (shaped, None))
+        weights = (shaped / shaped.mean()).float()
+        modes, equal = self.space.measured(), shaped.new_ones(len(shaped))
+        used, uniform = (context.w2(class_id, points.points, modes, points.at_points(own)) for own in (shaped, equal))
         return {"w2_used": used, "w2_uniform": uniform, "effective_sample_size": effective_sample_size(weights)}
 
     def __init__(self, **settings: object) -> None:

@@ -54,8 +54,8 @@ def with_cached_scoring(data: ImageData, store: Store) -> ImageData:
 def cropped_batches(split: Split, scoring: Scoring, image_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the split's centre crops uint8 ``[b, 3, image_size, image_size]`` and labels int64 ``[b]``, in order."""
     if isinstance(split, CachedSplit):
-        crops = split.centre_crops(scoring.resize, image_size)
+        crops = split.centre_crops(scoring.zoom(image_size), image_size)
         yield from zip(crops.split(scoring.batch_size), split.labels.split(scoring.batch_size), strict=True)
         return
     for images, labels in split.batches(scoring.batch_size):
-        yield centre_crop(images, scoring.resize, image_size), labels
+        yield centre_crop(images, scoring.zoom(image_size), image_size), labels

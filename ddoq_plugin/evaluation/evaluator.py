@@ -85,16 +85,23 @@ class Evaluator:
     def check(self) -> None:
         """Raise the error of a student, teacher or protocol that cannot work, before anything is trained."""
         from . import build_student, load_protocol
+        from .teachers import read_weights
 
         size = self.protocol.image_size or self.data.image_size
         for student in self.students:
             build_student(student, self.data.num_classes, size, seed=0)
         if self.teacher_config is not None:
-            build_student(self.teacher_config.student, self.data.num_classes, size, seed=0)
-            if self.teacher_config.weights is not None:
-                self._weights()
+            config, count = self.teacher_config, self.data.num_classes
+            network = build_student(config.student, count, size, seed=0)
+            if config.weights is not None:
+                read_weights(self._weights(), network, f"{config.student!r} with {count} classes")
             else:
-                teaching = load_protocol(self.teacher_config.protocol)
+                teaching = load_protocol(config.protocol)
+                if teaching.label_mode != "hard":
+                    raise ConfigError(
+                        f"the teacher's protocol {teaching.name!r} has label_mode {teaching.label_mode!r}; name one "
+                        "with label_mode hard, since a teacher learns from class labels"
+                    )
                 own = teaching.image_size or self.data.image_size
                 if own != size:
                     raise ConfigError(
@@ -104,7 +111,7 @@ class Evaluator:
         _ = self.key
 
     def _weights(self) -> Path:
-        path = Path(self.teacher_config.weights)
+        path = Path(self.teacher_config.weights).expanduser()
         if not path.is_file():
             raise ConfigError(f"there is no file of teacher weights {path}; give a state dict (.pt or .safetensors)")
         return path

@@ -1,5 +1,4 @@
-"""Weighted losses: sum_i w_i * loss_i / B, with the stored weights (mean 1 per class) and no renormalisation in a
-batch.
+"""Weighted losses of single images: w_i * loss_i, with the stored weights (mean 1 per class), never renormalised.
 
 Weights enter by multiplication and a mix of equal weights is formed so that it is exactly that weight: equal weights
 of 1 give the plain mean loss bit for bit."""
@@ -20,11 +19,6 @@ def mix_weights(weights: Tensor, partners: Tensor, lam: Tensor | float) -> Tenso
 
     Linear interpolation from the difference, which is exactly w where the two are equal."""
     return torch.lerp(partners, weights, lam)
-
-
-def weighted_loss(losses: Tensor, weights: Tensor, batch_size: int) -> Tensor:
-    """Return sum_i w_i * loss_i / B of per-image ``losses``; B = ``batch_size``, also for a part of a batch."""
-    return (losses * weights).sum() / batch_size
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -87,14 +81,18 @@ def batch_losses(
     teacher_logits: Tensor | None,
     loss: Loss,
 ) -> Tensor:
-    """Return the unweighted losses [B] of a batch.
+    """Return the weighted losses [B] of a batch.
 
-    With ``teacher_logits`` [B, C], labels of the very images the student saw, that is their KL. Otherwise each image
-    has its own label, and a mixed batch takes lam times the loss against it plus 1 - lam times that against its
-    partner's."""
+    With ``teacher_logits`` [B, C], labels of the very images the student saw, that is their KL times the mixed weight
+    lam w_i + (1 - lam) w_j. Otherwise each image has its own label, and a mixed batch has the weighted risk of both:
+    lam w_i loss_i + (1 - lam) w_j loss_j."""
+    weights = targets.weights.index_select(0, rows)
+    mixed = lam < 1 and partner_rows is not None
+    partners = targets.weights.index_select(0, partner_rows) if mixed else weights
     if teacher_logits is not None:
-        return kl_to_teacher(outputs, teacher_logits, loss.temperature, scale=loss.scale_by_temperature_squared)
-    losses = own_losses(outputs, targets, rows, loss)
-    if lam < 1 and partner_rows is not None:
-        return mix_losses(losses, own_losses(outputs, targets, partner_rows, loss), lam)
-    return losses
+        losses = kl_to_teacher(outputs, teacher_logits, loss.temperature, scale=loss.scale_by_temperature_squared)
+        return losses * mix_weights(weights, partners, weights.new_tensor(lam))
+    losses = weights * own_losses(outputs, targets, rows, loss)
+    if not mixed:
+        return losses
+    return mix_losses(losses, partners * own_losses(outputs, targets, partner_rows, loss), lam)

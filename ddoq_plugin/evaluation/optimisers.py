@@ -9,14 +9,15 @@ from .protocol import OptimizerSettings, TrainingNumbers
 def make_optimizer(model: nn.Module, settings: OptimizerSettings, numbers: TrainingNumbers) -> torch.optim.Optimizer:
     """Return the optimiser, in PyTorch's fused form.
 
-    Where biases and norms are not decayed, these are the parameters of at most one dimension (SRe2L's
-    ``get_parameters`` finds the same ones by module type)."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [{"params": trained, "weight_decay": numbers.weight_decay}]
+    Where biases and norms are not decayed, the rule is that of SRe2L's ``get_parameters``: decayed is what has "weight"
+    in its name and more than one dimension, so neither are position embeddings, class tokens and bias tables."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = [{"params": list(trained.values()), "weight_decay": numbers.weight_decay}]
     if not settings.decay_biases_and_norms and numbers.weight_decay > 0:
+        decayed = {name for name, one in trained.items() if "weight" in name and one.ndim > 1}
         groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": numbers.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [trained[name] for name in trained if name in decayed], "weight_decay": numbers.weight_decay},
+            {"params": [trained[name] for name in trained if name not in decayed], "weight_decay": 0.0},
         ]
     groups = [group for group in groups if group["params"]]
     if settings.name == "sgd":

@@ -87,10 +87,15 @@ class Mixing(Checked):
 
 
 class Scoring(Checked):
-    """Evaluation: resize to ``resize`` times the image size, centre crop back to it."""
+    """Evaluation: resize to ``resize`` times the image size, centre crop back to it. With ``resize: sevenths`` the size
+    is S // 7 * 8 pixels, as in RDED's code: no zoom at 32 pixels."""
 
-    resize: float = Field(1.0, ge=1)
+    resize: Annotated[float, Field(ge=1)] | Literal["sevenths"] = 1.0
     batch_size: Count = 256
+
+    def zoom(self, image_size: int) -> float:
+        """Return how many times ``image_size`` the images are resized to."""
+        return image_size // 7 * 8 / image_size if self.resize == "sevenths" else self.resize
 
 
 class StudentNumbers(Checked):
@@ -120,7 +125,8 @@ class Protocol(Checked):
     regression targets for ``mse``.
 
     Exactly one of ``epochs`` and ``steps`` is given. ``batch_size`` is capped at the number of images and doubled from
-    ``double_batch_from_classes`` classes on. ``image_size`` None means the data's own. ``normalisation`` is
+    ``double_batch_from_classes`` classes on. ``count_partial_batches`` gives an epoch the steps of a loader that keeps
+    its last, smaller batch; ours are all full. ``image_size`` None means the data's own. ``normalisation`` is
     ``imagenet`` (mean and std of ImageNet), ``dataset`` (measured on the train split) or ``none``. ``stored_top_k``
     keeps that many logits of each stored soft label (:mod:`ddoq_plugin.evaluation.pruning`); None keeps all.
 
@@ -139,6 +145,7 @@ class Protocol(Checked):
     steps: Count | None = None
     batch_size: ByIPC
     double_batch_from_classes: int | None = Field(None, gt=0)
+    count_partial_batches: bool = False
     accumulation: int = Field(1, gt=0, le=65_536)
     augmentation: Augmentation = Augmentation()
     mixing: Mixing = Mixing()
@@ -190,15 +197,16 @@ class Protocol(Checked):
         ipc = math.ceil(num_images / num_classes)
         doubled = self.double_batch_from_classes is not None and num_classes >= self.double_batch_from_classes
         batch_size = min(num_images, by_ipc(self.batch_size, ipc) * (2 if doubled else 1))
+        an_epoch = math.ceil(num_images / batch_size) if self.count_partial_batches else num_images / batch_size
         if self.steps is not None:
             steps = own.steps or self.steps
         else:
             epochs = by_ipc(own.epochs or self.epochs or 0, ipc)  # one of the two is given
-            steps = math.ceil(epochs * num_images / batch_size)
+            steps = math.ceil(epochs * an_epoch)
         return TrainingNumbers(
             steps=steps,
             batch_size=batch_size,
-            steps_per_epoch=num_images / batch_size,
+            steps_per_epoch=an_epoch,
             lr=own.lr or self.optimizer.lr,
             weight_decay=self.optimizer.weight_decay if own.weight_decay is None else own.weight_decay,
             warmup=self.schedule.warmup if own.warmup is None else own.warmup,

@@ -223,12 +223,12 @@ def _shards(
     """Yield the bank's shards one after the other."""
     size, batch_size = card["image_size"], card["batch_size"]
     inputs = Inputs(
-        images, space, protocol.augmentation, protocol.mixing, size, protocol.scoring.resize, teacher.device
+        images, space, protocol.augmentation, protocol.mixing, size, protocol.scoring.zoom(size), teacher.device
     )
     plan = BatchPlan(
         num_images=len(images),
         batch_size=batch_size,
-        source_size=source_size(images.shape[-1], protocol.augmentation, size, protocol.scoring.resize),
+        source_size=source_size(images.shape[-1], protocol.augmentation, size, protocol.scoring.zoom(size)),
         image_size=size,
         augmentation=protocol.augmentation,
         mixing=protocol.mixing,

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.base import ImageData
 from ..errors import EvaluationError
@@ -74,14 +74,9 @@ def pretrained_teacher(
 
     Its outputs must stand for the classes of ``data`` in order; its accuracy on both splits is measured and kept, so
     that a wrong order shows. Raises EvaluationError where the file does not fit the architecture."""
-    path, size = Path(weights), image_size or data.image_size
+    path, size = Path(weights).expanduser(), image_size or data.image_size
     model = build_student(name, data.num_classes, size, seed=0)
-    try:
-        model.load_state_dict(_read_state(path))
-    except (OSError, RuntimeError, ValueError) as problem:
-        raise EvaluationError(
-            f"the weights {path} do not fit {name!r} with {data.num_classes} classes ({problem})"
-        ) from problem
+    model.load_state_dict(read_weights(path, model, f"{name!r} with {data.num_classes} classes"))
     normaliser = Normaliser.named(normalisation, data)
     model.to(device)
     top1 = {
@@ -95,7 +90,45 @@ def pretrained_teacher(
     )
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network")  # under which people save weights
+PREFIXES = ("module.", "_orig_mod.")  # DataParallel and torch.compile put them before each name
+
+
+def read_weights(path: Path, model: nn.Module, what: str) -> dict[str, Tensor]:
+    """Return the state dict of a file of weights, as it is usually saved, for ``model``, called ``what``.
+
+    Raises EvaluationError where the file cannot be read, holds more than tensors, or does not fit."""
+    try:
+        state = _read_state(path)
+    except Exception as problem:  # torch, pickle, zip and safetensors raise what they like for a file of another kind
+        objects = "Unpickler" in str(problem) or "weights_only" in str(problem)
+        mend = "it holds objects; save model.state_dict() alone" if objects else "give a state dict (.pt, .safetensors)"
+        raise EvaluationError(f"the weights {path} cannot be read ({type(problem).__name__}): {mend}") from None
+    for name in WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not all(isinstance(one, Tensor) for one in state.values()):
+        raise EvaluationError(f"the weights {path} are no state dict ({type(state).__name__}); save model.state_dict()")
+    for prefix in PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): one for name, one in state.items()}
+    wanted = model.state_dict()
+    wrong = [
+        *(f"{name} is missing" for name in wanted if name not in state),
+        *(f"{name} is of another network" for name in state if name not in wanted),
+        *(
+            f"{name} is {list(state[name].shape)}, not {list(one.shape)}"
+            for name, one in wanted.items()
+            if name in state and state[name].shape != one.shape
+        ),
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 2} more" if len(wrong) > 2 else ""
+        raise EvaluationError(f"the weights {path} do not fit {what} ({'; '.join(wrong[:2])}{more})")
+    return state
+
+
+def _read_state(path: Path) -> object:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

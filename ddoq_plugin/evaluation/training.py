@@ -15,9 +15,9 @@ from ..data.base import ImageData
 from ..errors import EvaluationError
 from ..progress import bar
 from ..seeding import derive_seed
-from .batches import PAGE_STEPS, BatchPlan, Page
+from .batches import PAGE_STEPS, BatchPlan
 from .inputs import Inputs, PageBatches, source_size
-from .losses import Targets, batch_losses, mix_weights, weighted_loss
+from .losses import Targets, batch_losses
 from .optimisers import make_optimizer, set_learning_rate
 from .protocol import Protocol, TrainingNumbers
 from .runtime import Runtime, arranged, called, forward, keep_freed_memory, resolve
@@ -76,6 +76,7 @@ def train_student(
     running = resolve(protocol.execution, student, device)
     model = build_student(student, data.num_classes, image_size, seed=derive_seed("student", seed)).to(device)
     arranged(model, running)
+    zoom = protocol.scoring.zoom(image_size)
     parts = train.unions() if protocol.staged else [train]
     all_numbers = [_numbers(part, student, protocol, data.num_classes, len(parts)) for part in parts]
     training_seconds, optimizer = 0.0, make_optimizer(model, protocol.optimizer, all_numbers[0])
@@ -83,15 +84,13 @@ def train_student(
         source = bank or BatchPlan(
             num_images=len(part),
             batch_size=numbers.batch_size,
-            source_size=source_size(part.images.shape[-1], protocol.augmentation, image_size, protocol.scoring.resize),
+            source_size=source_size(part.images.shape[-1], protocol.augmentation, image_size, zoom),
             image_size=image_size,
             augmentation=protocol.augmentation,
             mixing=protocol.mixing,
             seed=derive_seed("batches", seed, *([stage] if stage else [])),
         )
-        inputs = Inputs(
-            part.images, normaliser, protocol.augmentation, protocol.mixing, image_size, protocol.scoring.resize, device
-        )
+        inputs = Inputs(part.images, normaliser, protocol.augmentation, protocol.mixing, image_size, zoom, device)
         with _numerics(device, derive_seed("dropout", seed, *([stage] if stage else []))):
             targets = _targets(part, protocol, device)
             run = _Run(model, optimizer, inputs, source, protocol, numbers, teacher, targets, running, student)
@@ -156,22 +155,14 @@ class _Run:
         """Take the steps of one page and return the sum of their losses, still on the device."""
         page = self.source.page(number)
         batches = self.inputs.batches(page)
-        weights = self._page_weights(page, batches)
         stored = self.source.logits(number).to(self.inputs.device) if isinstance(self.source, SoftLabelBank) else None
         total = torch.zeros((), device=self.inputs.device)
         for step, rate in enumerate(rates):
             set_learning_rate(self.optimizer, rate)
-            total += self._take_step(batches, step, weights[step], None if stored is None else stored[step])
+            total += self._take_step(batches, step, None if stored is None else stored[step])
         return total
 
-    def _page_weights(self, page: Page, batches: PageBatches) -> Tensor:
-        """Return float32 [T, B]: the weights of a page's images, mixed like them."""
-        own = self.targets.weights[batches.indices]
-        if page.mixes is None:
-            return own
-        return mix_weights(own, own.gather(1, batches.partners), page.mixes.lam.to(own.device)[:, None])
-
-    def _take_step(self, batches: PageBatches, step: int, weights: Tensor, stored: Tensor | None) -> Tensor:
+    def _take_step(self, batches: PageBatches, step: int, stored: Tensor | None) -> Tensor:
         images, rows, lam = batches.images(step), batches.indices[step], batches.lam_at(step)
         partner_rows = rows[batches.partners[step]] if lam < 1 else None
         labels = stored
@@ -190,7 +181,7 @@ class _Run:
                 None if labels is None else labels[part],
                 self.protocol.loss,
             )
-            loss = weighted_loss(losses, weights[part], len(images))
+            loss = losses.sum() / len(images)  # of the whole batch, also for a part of it
             loss.backward()
             total += loss.detach()
         self.optimizer.step()

@@ -78,7 +78,7 @@ class TrainingSet:
             )
         side = data_size
         if whole > side:
-            side = min(side, source_size(side, protocol.augmentation, size, protocol.scoring.resize))
+            side = min(side, source_size(side, protocol.augmentation, size, protocol.scoring.zoom(size)))
         copies = made.mosaic**2
         if copies > 1:
             images = decode_mosaic(images if made.floats is not None else images.float() / 255)

@@ -123,7 +123,7 @@ def transforms_of(protocol: Protocol, normaliser: Any, size: int, *, scored: boo
 
     augmentation, steps = protocol.augmentation, []
     if scored:
-        steps = [T.Resize(round(size * protocol.scoring.resize)), T.CenterCrop(size)]
+        steps = [T.Resize(round(size * protocol.scoring.zoom(size))), T.CenterCrop(size)]
     elif augmentation.crop == "resized":
         steps = [T.RandomResizedCrop(size, scale=augmentation.scale, ratio=augmentation.ratio)]
     else:

@@ -272,4 +272,4 @@ class Estimate:
 def _scored(protocol: Protocol, facts: DatasetFacts) -> tuple[int, Crop]:
     """Return the pixels a side of what is seen under a protocol, and how it is scored."""
     size = protocol.image_size or facts.image_size
-    return size, (protocol.scoring.resize, size)
+    return size, (protocol.scoring.zoom(size), size)

@@ -49,7 +49,7 @@ def set_memory(count: int, stored: int, protocol: Protocol, image_size: int) -> 
     resized (``fit_size``)."""
     from ..evaluation.inputs import source_size
 
-    source = source_size(stored, protocol.augmentation, image_size, protocol.scoring.resize)
+    source = source_size(stored, protocol.augmentation, image_size, protocol.scoring.zoom(image_size))
     whole = pixels(count, source)
     held = whole + (FLOAT32 * whole if FLOAT32 * whole <= FLOAT_BUDGET else 0)
     return max(held, (2 if source != stored else 1) * whole), held

@@ -98,5 +98,6 @@ def _alike(spec: SetSpec, root: Work | None) -> tuple[str, str]:
     weights = {name: settings.pop(name, None) for name in method.weight_settings}
     needs = [] if root is None else [work.address for work in root.needs]
     key: dict[str, Any] = {"method": spec.method, "settings": settings, "ipc": spec.ipc, "seed": spec.seed}
-    images = hash_key(key | ({"needs": needs} if needs else {"clusters": spec.clusters}))
+    generated = [address for address in needs if address[0] == "images"]  # one recipe, whatever the method is called
+    images = hash_key(generated if generated else key | ({"needs": needs} if needs else {"clusters": spec.clusters}))
     return images, hash_key([images, None if spec.ipc == 1 else weights])

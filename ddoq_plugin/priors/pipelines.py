@@ -10,6 +10,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers import DiffusionPipeline, ModelMixin
 from huggingface_hub import hf_hub_download, snapshot_download
 
@@ -47,6 +48,7 @@ def locate(
     if not index_file.is_file():
         raise PriorError(f"the folder {folder} has no model_index.json: give the folder that save_pretrained wrote")
     index = _read_index(index_file, accepted)
+    _check_no_code(folder, index, skip or {})
     for component, has_weights in components.items():
         part = folder / component
         if not part.is_dir() or not any(part.glob("*.json")):
@@ -65,6 +67,22 @@ def _read_index(file: Path, accepted: Sequence[str]) -> dict:
     if found not in accepted:
         raise PriorError(f"the folder {file.parent} holds a {found}: this prior reads a {' or '.join(accepted)}")
     return index
+
+
+def _check_no_code(folder: Path, index: Mapping[str, Any], skip: Mapping[str, None]) -> None:
+    """Raise PriorError where a pipeline names parts of other libraries, or has Python files: both may run as code."""
+    for name, named in index.items():
+        known = isinstance(named, list) and len(named) == 2 and named[0] in ("diffusers", "transformers", None)
+        if isinstance(named, list) and not known and name not in skip:
+            raise PriorError(
+                f"the part {name!r} of the pipeline {folder} is {named!r}, which is no class of diffusers or "
+                "transformers: a prior must not bring code of its own; take another"
+            )
+    code = next(folder.rglob("*.py"), None)
+    if code is not None:
+        raise PriorError(
+            f"the pipeline {folder} holds code ({code.relative_to(folder)}): remove it if you trust the rest"
+        )
 
 
 def _weight_files(part: Path) -> list[Path]:
@@ -93,15 +111,35 @@ def fingerprint(
 def load_pipeline(
     pipeline: type[DiffusionPipeline], folder: Path, dtype: torch.dtype, device: torch.device, **replaced: object
 ) -> DiffusionPipeline:
-    """Load a pipeline from its folder, frozen and in evaluation mode; PriorError where diffusers cannot read it."""
-    return freeze(_read(pipeline, "pipeline", folder, **replaced), dtype, device)
+    """Load a pipeline from its folder, frozen and in evaluation mode.
+
+    PriorError where diffusers cannot read it, or a network's file lacks tensors or has others."""
+    index, parts = json.loads((folder / "model_index.json").read_text(encoding="utf-8")), dict(replaced)
+    for name, named in index.items():
+        if name not in parts and isinstance(named, list) and _weight_files(folder / name):
+            kind = getattr(diffusers if named[0] == "diffusers" else transformers, named[1], None)
+            if kind is None:
+                raise PriorError(f"the part {name!r} of {folder} is an unknown {named[1]}: update {named[0]}")
+            parts[name] = _whole(kind, folder / name)
+    return freeze(_read(pipeline, "pipeline", folder, **parts), dtype, device)
 
 
 def load_part(kind: type[ModelMixin], folder: Path, dtype: torch.dtype, device: torch.device) -> ModelMixin:
     """Load one network from its own folder, as :func:`load_pipeline` does a pipeline's."""
     if not _weight_files(folder):
         raise PriorError(f"the folder {folder} has no weights ({_WEIGHTS}): download it whole")
-    return _frozen(_read(kind, "network", folder), dtype, device)
+    return _frozen(_whole(kind, folder), dtype, device)
+
+
+def _whole(kind: Any, folder: Path) -> Any:
+    """Load a network all of whose tensors are in its files, and no others: what is missing would be random."""
+    network, about = _read(kind, "network", folder, output_loading_info=True)
+    for what, names in (("lacks", about["missing_keys"]), ("has the unknown", about["unexpected_keys"])):
+        wrong = sorted(name for name in names if not name.endswith("position_ids"))  # a constant of older versions
+        if wrong:
+            listed = ", ".join(wrong[:2]) + (f" and {len(wrong) - 2} more" if len(wrong) > 2 else "")
+            raise PriorError(f"the network {folder} {what} tensors {listed}: download it again, it is not whole")
+    return network
 
 
 def _read(kind: Any, word: str, folder: Path, **replaced: object) -> Any:
@@ -166,8 +204,6 @@ def _from_hub(path: str | Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Switch the loading bars of diffusers and transformers off for a while."""
-    import transformers
-
     libraries = [diffusers.utils.logging, transformers.utils.logging]
     shown = [library for library in libraries if library.is_progress_bar_enabled()]
     for library in shown:

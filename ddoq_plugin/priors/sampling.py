@@ -18,6 +18,8 @@ from .guide import BatchGuide
 _UNFIT = ("DPMSolverSDEScheduler", "EDMEulerScheduler")
 SCHEDULERS = tuple(kind.name for kind in KarrasDiffusionSchedulers if kind.name not in _UNFIT)
 
+ALL_TIMES = 0.99  # of the times of the training: from here on a scheduler is tried before it is used
+
 Predict = Callable[[Tensor, Tensor], Tensor]
 """(noisy latents [b, ...], time) -> the model output that the scheduler's ``prediction_type`` names."""
 
@@ -65,18 +67,44 @@ def partial_course(scheduler: SchedulerMixin, steps: int, strength: float) -> Co
 
     The rounding is that of diffusers' ``StableDiffusionImg2ImgPipeline.get_timesteps``: int(steps * strength) steps."""
     _check_steps(steps, strength, scheduler)
-    scheduler.set_timesteps(steps)
+    if int(steps * strength) < steps and scheduler.config.get("skip_prk_steps") is False:
+        # PNDM's first steps are of another kind, and a course that skips them takes its later ones for them
+        scheduler = type(scheduler).from_config(scheduler.config, skip_prk_steps=True)
+    scheduler = _set(scheduler, steps)
     skipped = (steps - min(int(steps * strength), steps)) * scheduler.order
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped)
-    return Course(scheduler, scheduler.timesteps[skipped:], from_noise=False)
+    return _finite(Course(scheduler, scheduler.timesteps[skipped:], from_noise=False), steps)
 
 
 def whole_course(scheduler: SchedulerMixin, steps: int) -> Course:
     """Return the course of all ``steps``, from noise. PriorError where ``steps`` is out of range or none runs."""
     _check_steps(steps, 1.0, scheduler)
+    scheduler = _set(scheduler, steps)
+    return _finite(Course(scheduler, scheduler.timesteps, from_noise=True), steps)
+
+
+def _set(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
+    """Return the scheduler set to ``steps``; an offset that would lead beyond the times of the training is left out."""
     scheduler.set_timesteps(steps)
-    return Course(scheduler, scheduler.timesteps, from_noise=True)
+    if float(max(scheduler.timesteps)) > scheduler.config.num_train_timesteps - 1:
+        scheduler = type(scheduler).from_config(scheduler.config, steps_offset=0)
+        scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def _finite(course: Course, steps: int) -> Course:
+    """Return the course; PriorError where its scheduler itself gives no numbers, as some do at nearly all times."""
+    if steps < ALL_TIMES * course.scheduler.config.num_train_timesteps:
+        return course
+    name, point = type(course.scheduler).__name__, torch.zeros(1, 1, 1, 1)
+    try:
+        made = denoise(lambda noisy, time: noisy, course, point, lambda: point + 1, [torch.Generator()], 0.0)
+    except (IndexError, ValueError, TypeError):  # what a full pass cannot do either is said there
+        return course
+    if not bool(torch.isfinite(made).all()):
+        raise PriorError(f"{name} gives no finite values in {steps} steps: take fewer steps or another scheduler")
+    return course
 
 
 def denoise(

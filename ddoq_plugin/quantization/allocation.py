@@ -28,10 +28,15 @@ class Allocation:
     assignment: torch.Tensor
     copies: torch.Tensor
 
-    def per_image(self, shaped: torch.Tensor) -> torch.Tensor:
-        """Split weights ``[m]`` of the points over their images: float32 ``[IPC]`` of mean 1."""
-        weights = (shaped.double() / self.copies).repeat_interleave(self.copies)
-        return (weights / weights.mean()).float()
+    @property
+    def image_masses(self) -> torch.Tensor:
+        """The mass of each image, float64 ``[IPC]``: that of its point, split evenly over the point's images."""
+        return (self.masses.double() / self.copies).repeat_interleave(self.copies)
+
+    def at_points(self, weights: torch.Tensor) -> torch.Tensor:
+        """Add the weights ``[IPC]`` of images up at their points: float64 ``[m]``."""
+        points = torch.arange(len(self.copies)).repeat_interleave(self.copies)
+        return torch.zeros(len(self.copies), dtype=torch.float64).index_add_(0, points, weights.double())
 
     def once(self) -> Allocation:
         """Return the same points with one image each."""

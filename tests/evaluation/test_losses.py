@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,8 +11,8 @@ from ddoq_plugin.evaluation.losses import (
     batch_losses,
     cross_entropy,
     kl_to_teacher,
+    mix_losses,
     mix_weights,
-    weighted_loss,
 )
 from ddoq_plugin.evaluation.protocol import Loss
 
@@ -22,8 +24,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_equal_weights_are_the_plain_loss_bit_for_bit():
-    losses = random(37).abs()
-    assert torch.equal(weighted_loss(losses, torch.ones(37), 37), losses.sum() / 37)
+    outputs, targets, rows = random(37, 3), Targets(torch.arange(37) % 3, torch.ones(37)), torch.arange(37)
+    plain = cross_entropy(outputs, targets.labels)
+    assert torch.equal(batch_losses(outputs, targets, rows, None, 1.0, None, HARD), plain)
+    other = mix_losses(plain, cross_entropy(outputs, targets.labels.flip(0)), 0.37)
+    assert torch.equal(batch_losses(outputs, targets, rows, rows.flip(0), 0.37, None, HARD), other)
     own, partners = torch.full((37,), 0.83), torch.full((37,), 0.83)
     for lam in (0.0, 0.1, 0.37, 0.5, 0.81, 1.0):
         assert torch.equal(mix_weights(own, partners, lam), own)
@@ -32,21 +37,29 @@ def test_equal_weights_are_the_plain_loss_bit_for_bit():
 
 def test_the_plain_loss_is_the_one_of_the_library():
     outputs, labels, teacher = random(9, 4), torch.arange(9) % 4, random(9, 4, seed=1)
-    plain = weighted_loss(cross_entropy(outputs, labels), torch.ones(9), 9)
+    plain = cross_entropy(outputs, labels).sum() / 9
     torch.testing.assert_close(plain, F.cross_entropy(outputs, labels))
     for temperature in (1.0, 20.0):
         expected = F.kl_div(
             F.log_softmax(outputs / temperature, 1), F.softmax(teacher / temperature, 1), reduction="batchmean"
         )
-        found = weighted_loss(kl_to_teacher(outputs, teacher, temperature), torch.ones(9), 9)
+        found = kl_to_teacher(outputs, teacher, temperature).sum() / 9
         torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-4)
-        scaled = weighted_loss(kl_to_teacher(outputs, teacher, temperature, scale=True), torch.ones(9), 9)
+        scaled = kl_to_teacher(outputs, teacher, temperature, scale=True).sum() / 9
         torch.testing.assert_close(scaled, found * temperature**2)
 
 
 def test_weights_of_a_mix_lie_between_those_of_its_parts():
     own, partners = torch.tensor([2.0, 0.5, 1.0]), torch.tensor([1.0, 1.5, 1.0])
     torch.testing.assert_close(mix_weights(own, partners, 0.75), torch.tensor([1.75, 0.75, 1.0]))
+
+
+def test_a_mix_of_class_labels_has_the_weighted_risk_of_both_images():
+    # losses 1 and 3 of images that weigh 2 and 0.5: 0.3 * 2 * 1 + 0.7 * 0.5 * 3 = 1.65
+    outputs = torch.log(torch.tensor([[math.exp(-1), math.exp(-3), 1 - math.exp(-1) - math.exp(-3)]]))
+    targets = Targets(torch.tensor([0, 1]), torch.tensor([2.0, 0.5]))
+    found = batch_losses(outputs, targets, torch.tensor([0]), torch.tensor([1]), 0.3, None, HARD)
+    torch.testing.assert_close(found, torch.tensor([1.65]))
 
 
 def test_hard_labels_of_a_mix_against_both_parts():

@@ -36,7 +36,7 @@ def test_as_many_clusters_as_images_is_the_codebook_itself():
     made = allocate(points, book, 6)
     assert torch.equal(made.points, book.centroids) and torch.equal(made.masses, book.masses)
     assert made.copies.tolist() == [1] * 6
-    assert torch.allclose(made.per_image(book.masses), (book.masses * 6).float())
+    assert torch.equal(made.image_masses, book.masses) and torch.equal(made.at_points(book.masses), book.masses)
 
 
 def test_fewer_clusters_split_each_weight_over_its_images():
@@ -44,11 +44,17 @@ def test_fewer_clusters_split_each_weight_over_its_images():
     book = quantize(points, 3)
     made = allocate(points, book, 8)
     assert made.copies.tolist() == [3, 3, 2]
-    weights = made.per_image(book.masses)
-    owners = torch.arange(3).repeat_interleave(made.copies)
-    totals = torch.zeros(3).index_add_(0, owners, weights) / 8
-    assert torch.allclose(totals.double(), book.masses, atol=1e-6)
-    assert int(made.copies.sum()) == 8 and float(weights.mean()) == pytest.approx(1)
+    assert torch.allclose(made.at_points(made.image_masses), book.masses)
+    assert int(made.copies.sum()) == 8 and float(made.image_masses.sum()) == pytest.approx(1)
+
+
+def test_a_power_of_zero_is_uniform_and_of_one_is_counts_also_where_points_have_several_images():
+    made = allocate(latents(), quantize(latents(), 4), 10)
+    assert made.copies.tolist() == [3, 3, 2, 2]
+    assert shape_weights(made.image_masses, "power", 0.0).tolist() == [1.0] * 10
+    assert torch.equal(shape_weights(made.image_masses, "uniform"), torch.ones(10, dtype=torch.float64))
+    counts = shape_weights(made.image_masses, "power", 1.0)
+    assert torch.allclose(made.at_points(counts) / 10, made.masses)
 
 
 def test_proportional_shares_follow_the_masses():
@@ -56,7 +62,7 @@ def test_proportional_shares_follow_the_masses():
     made = allocate(points, quantize(points, 2), 10, share="proportional")
     shares = dict(zip(made.masses.tolist(), made.copies.tolist(), strict=True))
     assert shares == {0.7: 7, 0.3: 3}
-    assert torch.allclose(made.per_image(made.masses), torch.ones(10), atol=1e-6)  # nothing is left for the weights
+    assert torch.allclose(made.image_masses * 10, torch.ones(10).double(), atol=1e-6)  # nothing is left for the weights
 
 
 def test_more_clusters_are_quantised_by_their_masses():
