@@ -6,6 +6,7 @@ that its memory is free before the next begins. (Students are trained by Ray Tun
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import secrets
 import socket
@@ -238,10 +239,9 @@ def _take_a_token() -> None:
     if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with contextlib.suppress(ImportError, AttributeError):  # versions before 2.52 know no tokens
-        from ray._raylet import AuthenticationTokenLoader, Config
-
-        Config.initialize("")  # it was read when ray was imported
-        AuthenticationTokenLoader.instance().reset_cache()
+        inside: Any = importlib.import_module("ray._raylet")
+        inside.Config.initialize("")  # it was read when ray was imported
+        inside.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def raise_file_limit() -> None:

@@ -103,8 +103,9 @@ def test_gpu_hours_are_the_plans(plan, stages):
     assert near("train ResNet-50 and -101", larger)
     text = " ".join(DOCUMENT.read_text(encoding="utf-8").split())
     together, clock = re.search(r"([\d,]+) GPU-hours together, ([\d,]+) hours on the clock of one GPU", text).groups()
-    assert float(together) == round(plan.device_hours("GPU")) and float(clock) == round(plan.hours)
-    assert calculations()["these together"][1] <= float(together) < 1.03 * calculations()["these together"][1]
+    together, clock = (float(text.replace(",", "")) for text in (together, clock))
+    assert together == round(plan.device_hours("GPU")) and clock == round(plan.hours)
+    assert calculations()["these together"][1] <= together < 1.03 * calculations()["these together"][1]
 
 
 def test_facts_in_the_text_are_those_of_the_code(stages):
