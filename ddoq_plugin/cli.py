@@ -146,7 +146,9 @@ def distill(
         raise ConfigError(f"--set {own[0]}: this is no setting of the method; use --{own[0]} for it")
     made = run(method, prior=wanted, ipc=ipc, clusters=clusters, seed=seed, **shared, **settings)
     made.save(out)
-    stats = [f"{name} {value:.4g}" for name, value in made.provenance["stats"].items() if isinstance(value, float)]
+    found = made.provenance["stats"]
+    stats = [f"{name} {value:.4g}" for name, value in found.items() if isinstance(value, float)]
+    stats += [f"W2 in {found['space']} space"] if found.get("w2_used") is not None and found.get("space") else []
     said = f" ({', '.join(stats)})" if stats else ""
     typer.echo(f"{len(made)} images of {made.num_classes} classes in {shown(out)}{said}")
 

@@ -41,7 +41,7 @@ def _kinds(annotation: Any) -> set[Any]:
     """Return the plain types that an annotation is made of; the type of its values for a Literal."""
     if get_origin(annotation) is Literal:
         return {type(value) for value in get_args(annotation)}
-    parts = get_args(annotation)
+    parts = get_args(annotation)[1:] if get_origin(annotation) is dict else get_args(annotation)  # values, not keys
     return set().union(*map(_kinds, parts)) if parts else {annotation}
 
 

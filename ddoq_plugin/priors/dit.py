@@ -117,10 +117,12 @@ def load_dit(
         labels = index.get("id2label") or {}
         class_names = [labels[key] for key in sorted(labels, key=int)]
     known, wordnet_ids = read_class_names(class_names)
-    wrong = next((name for name in class_map or () if not isinstance(name, str)), None)
-    if wrong is not None or isinstance(class_map, (str, list)):
-        said = "yes, no, on, off and null" if isinstance(wrong, bool) or wrong is None else "numbers"
-        raise PriorError(f"class_map has the key {wrong!r}, no text: YAML reads {said} so; write class names in quotes")
+    wrong = [name for name in class_map or () if not isinstance(name, str)]
+    if wrong:
+        said = (
+            "numbers" if isinstance(wrong[0], (int, float)) and not isinstance(wrong[0], bool) else "yes, no and null"
+        )
+        raise PriorError(f"class_map has the key {wrong[0]!r}, no text: YAML reads {said} so; write names in quotes")
     identity = fingerprint(folder, _COMPONENTS, dtype, tiling, class_names=known, class_map=class_map, eta=eta)
     pipeline = load_pipeline(DiTPipeline, folder, dtype, device)
     speed = {"channels_last": channels_last, "tiling": tiling, "compile": compile}

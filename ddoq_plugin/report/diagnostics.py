@@ -8,6 +8,11 @@ import pandas as pd
 from .rows import FULL_DATA, FULL_DATA_TWICE, RowKey, distilled_rows, row_key, trained_rows, values_by_seed
 
 KEYS = ("method", "IPC", "K")
+_SCALES = {
+    "latent": "the prior's latents, at the scale that its denoiser takes",
+    "noise": "the prior's latents, inverted to noise",
+    "pixel": "pixel values of 0 to 1",
+}
 CONVERGED_WITHIN = 1.0  # percentage points between full-data validation accuracy and that at twice the steps
 
 
@@ -16,7 +21,8 @@ def distribution_table(frame: pd.DataFrame) -> pd.DataFrame:
 
     One line per (method, IPC, clusters) that has these numbers; means over seeds (and classes, within a row):
     ``W2`` with the weights used, ``W2, equal weights``, ``reduction %`` of W2 by the weights, ``effective images``
-    per class, (sum w)^2 / sum w^2. W2 is not squared, and compares only within one ``space``."""
+    per class, (sum w)^2 / sum w^2. W2 is not squared, and compares only within one ``space``: where the lines have
+    several, it is left out."""
     frame = trained_rows(frame)
     sets = distilled_rows(frame).drop_duplicates(["label", "ipc", "clusters", "seed"])
     grouped = by_line(sets[sets["effective_sample_size"].notna() | sets["w2_used"].notna()])
@@ -27,12 +33,15 @@ def distribution_table(frame: pd.DataFrame) -> pd.DataFrame:
         space = ", ".join(sorted({str(value) for value in part["space"].dropna()}))
         rows.append((*keys_of(line), space, used, uniform, reduction, effective))
     table = table_of(rows, [*KEYS, "space", "W2", "W2, equal weights", "reduction %", "effective images"])
-    if table["space"].eq("").all():
+    spaces = sorted(set(table["space"]) - {""})
+    if len(spaces) > 1:
+        table = table.drop(columns=["W2", "W2, equal weights"])
+        said = f"W2 is left out: these lines measure it in several spaces ({', '.join(spaces)}), which do not compare."
+    else:
+        scale = _SCALES.get(spaces[0], spaces[0]) if spaces else "the latents"
         table = table.drop(columns="space")
-    table.attrs["heading"] = (
-        "W2 (not squared) between the latents of a class and the distinct points of its set, mean over classes and "
-        "seeds; effective images per class: (Σw)² / Σw²."
-    )
+        said = f"W2 (not squared), in {scale}, between a class and the distinct points of its set."
+    table.attrs["heading"] = f"{said} Means over classes and seeds; effective images per class: (Σw)² / Σw²."
     return table
 
 

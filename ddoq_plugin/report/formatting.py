@@ -11,10 +11,17 @@ from typing import Any
 import pandas as pd
 
 from ..errors import ConfigError, nearest
-from ..text_tables import markdown_table, plain_table
+from ..text_tables import markdown_table, plain_table, without_folders
 from .tables import MEAN, STATISTICS
 
 STYLES = {"markdown": ".md", "latex": ".tex", "csv": ".csv", "plain": None}  # style -> suffix of its file
+_ESCAPED = {
+    "latex": str.maketrans(
+        {one: f"\\{one}" for one in "&%_#{}$"}
+        | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    ),
+    "markdown": str.maketrans({"|": r"\|", "<": "&lt;", "`": "&#96;", "\n": " "}),
+}
 _REMARK = {"latex": "%", "csv": "#"}  # what begins a line that holds a heading or a footnote
 
 
@@ -36,7 +43,7 @@ def format_table(table: pd.DataFrame, style: str = "markdown") -> str:
         return "".join(remarks) + (_latex if style == "latex" else _csv)(names, rows)
     lines = [heading, ""] if heading else []
     if style == "markdown":
-        lines.append(markdown_table(names, rows, "|" + "---|" * len(names)))
+        lines.append(markdown_table([_escape(name, style) for name in names], rows, "|" + "---|" * len(names)))
         notes = [f"- {note}" for note in notes]
     else:
         widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
@@ -54,8 +61,18 @@ def write_tables(tables: Mapping[str, pd.DataFrame], folder: str | Path) -> None
     for name, table in tables.items():
         for style, suffix in STYLES.items():
             if suffix is not None:
-                (folder / f"{name}{suffix}").write_text(format_table(table, style=style), encoding="utf-8")
-        flat_table(table).to_parquet(folder / f"{name}.parquet", index=False)
+                text = without_folders(format_table(table, style=style))
+                (folder / f"{name}{suffix}").write_text(text, encoding="utf-8")
+        published(flat_table(table)).to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def published(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose texts hold no absolute paths of this machine."""
+    made = frame.copy()
+    for name in made.columns:
+        if not pd.api.types.is_numeric_dtype(made[name]):
+            made[name] = made[name].map(lambda one: without_folders(one) if isinstance(one, str) else one)
+    return made.astype({name: frame[name].dtype for name in frame.columns})
 
 
 def flat_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -120,8 +137,7 @@ def _value(value: Any, style: str) -> str:
 
 
 def _escape(text: str, style: str) -> str:
-    special = {"latex": "&%_#", "markdown": "|"}.get(style, "")
-    return text.translate({ord(character): f"\\{character}" for character in special})
+    return text.translate(_ESCAPED.get(style, {}))
 
 
 def _latex(names: list[str], rows: list[list[str]]) -> str:

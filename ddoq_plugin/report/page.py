@@ -10,11 +10,12 @@ import pandas as pd
 import yaml
 
 from ..errors import EvaluationError
+from ..text_tables import fenced, safe, safe_block, without_folders
 from .conclusions import findings
 from .costs import cost_table, training_cost_table
 from .diagnostics import convergence_table, distribution_table
 from .figures import accuracy_figure, w2_figure
-from .formatting import format_table, write_tables
+from .formatting import format_table, published, write_tables
 from .rows import Run
 from .score_tables import DatasetScores, scores_of_runs
 from .tables import cross_model_table
@@ -38,9 +39,6 @@ MACHINE = {
 }  # fmt: skip
 DATA = {"train": "{} train", "val": "{} validation", "test": "{} test images", "image_size": "{0}x{0} pixels"}
 SCORES = "LRS and ARS"
-
-# folders of the machine that wrote the page say nothing to its reader
-ABSOLUTE_PATH = re.compile(r"(?<![\w.…/:)])/(?:[\w.@+-]+/)+(?P<name>[\w.@+-]+)")
 
 
 def run_tables(run: Run) -> dict[str, pd.DataFrame]:
@@ -81,7 +79,7 @@ def write_results(
     parts += [_section(run, page, folder / _anchor(run.name), tables) for run in runs]
     parts.append(_scores(scores_of_runs(runs), page, folder / _anchor(SCORES)))
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(ABSOLUTE_PATH.sub(r"…/\g<name>", "\n".join(parts)), encoding="utf-8")
+    page.write_text(without_folders("\n".join(parts)), encoding="utf-8")
     return page
 
 
@@ -91,7 +89,7 @@ def _section(run: Run, page: Path, folder: Path, with_files: bool) -> str:
         write_tables(tables, folder / "tables")
     shown = {name: f"### {TITLES[name]}\n\n{format_table(table)}" for name, table in tables.items()}
     notes = str(run.meta.get("notes") or "")
-    parts = [f"## {run.name}\n", notes and notes.strip() + "\n"]
+    parts = [f"## {run.name}\n", notes and safe_block(notes.strip()) + "\n"]
     parts += [text for name, text in shown.items() if name.startswith("accuracy")]
     parts += ["### What these numbers support, and what not\n", _list(findings(run.frame))]
     parts.append(_figures(run, page, folder))
@@ -132,7 +130,7 @@ def _contact_sheets(run: Run, page: Path, folder: Path) -> str:
         target = folder / f"{_anchor(title)}.png"
         if Path(file).resolve() != target.resolve():
             shutil.copyfile(file, target)
-        links.append(f"{title}:\n\n" + _picture(title, target, page))
+        links.append(f"{safe(title)}:\n\n" + _picture(title, target, page))
     return "### Distilled sets\n\n" + "\n".join(links)
 
 
@@ -143,7 +141,7 @@ def _provenance(run: Run, page: Path, folder: Path) -> str:
     meta, frame, dataset = run.meta, run.frame, run.meta.get("dataset") or {}
     rows = folder / "rows.csv"
     rows.parent.mkdir(parents=True, exist_ok=True)
-    frame.dropna(axis="columns", how="all").to_csv(rows, index=False)
+    published(frame.dropna(axis="columns", how="all")).to_csv(rows, index=False)
     counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
     versions = ", ".join(f"{name} {version}" for name, version in (meta.get("versions") or {}).items())
     same = dataset.get("classes") and (meta.get("teacher") or {}).get("classes") == dataset["classes"]
@@ -167,7 +165,7 @@ def _provenance(run: Run, page: Path, folder: Path) -> str:
         protocol = yaml.safe_dump(protocol, sort_keys=False, allow_unicode=True)
     for title, text in (("Config", run.config_text), ("Protocol", protocol)):
         if text:
-            parts.append(f"<details><summary>{title}</summary>\n\n```yaml\n{text.strip()}\n```\n\n</details>\n")
+            parts.append(f"<details><summary>{title}</summary>\n\n{fenced(text, 'yaml')}\n\n</details>\n")
     return "\n".join(parts)
 
 
@@ -178,11 +176,11 @@ def _values(frame: pd.DataFrame, column: str) -> str:
 
 def _picture(title: str, file: Path, page: Path) -> str:
     link = Path(os.path.relpath(file.resolve(), page.parent.resolve())).as_posix()
-    return f"![{title}]({link})\n"
+    return f"![{safe(title)}]({link})\n"
 
 
 def _list(sentences: Sequence[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences) + "\n"
+    return "\n".join(f"- {' '.join(safe(sentence).split())}" for sentence in sentences) + "\n"
 
 
 def _anchor(title: str) -> str:

@@ -10,7 +10,7 @@ from ..distilled_set import DistilledSet
 from ..outputs import writing
 from ..set_folder import PROVENANCE
 from .figures import contact_sheet
-from .formatting import format_table, write_tables
+from .formatting import format_table, published, write_tables
 from .page import run_tables, write_results
 from .rows import Run, load_run
 
@@ -35,8 +35,9 @@ def write_run_report(folder: str | Path, say: Callable[[str], None] = lambda tex
     with writing(folder, "the run's folder"):
         run = replace(run, contact_sheets=draw_contact_sheets(folder))
         write_tables(tables, folder / "tables")
-        run.frame.to_csv(folder / "tables" / "rows.csv", index=False)
-        run.frame.to_parquet(folder / "tables" / "rows.parquet", index=False)
+        rows = published(run.frame)
+        rows.to_csv(folder / "tables" / "rows.csv", index=False)
+        rows.to_parquet(folder / "tables" / "rows.parquet", index=False)
         page = write_results([run], folder / "RESULTS.md", pictures=folder / "figures", tables=False)
     return f"The page: {page}\nTables: {folder / 'tables'}\nDistilled sets: {folder / 'sets'}"
 

@@ -192,7 +192,8 @@ class SweepSession:
         if self.prior_source is not None:
             report = self.prior_source.folder() / "prior_report.json" if self.config.prior.train else None
             found = json.loads(report.read_text()) if report is not None and report.is_file() else None
-            about["prior"] = self.config.prior.model_dump() | {"report": found}
+            about["prior"] = {**self.config.prior.model_dump(), "path": None, "title": self.config.prior.title}
+            about["prior"]["report"] = found
         return about
 
     def config_text(self) -> str:

@@ -186,3 +186,34 @@ def test_every_table_is_kept_as_markdown_latex_csv_and_parquet(tmp_path):
     without = write_results([Run(make_frame(sweep_rows()), meta={"name": "mine"})], tmp_path / "b.md",
                             pictures=tmp_path / "b", tables=False)  # fmt: skip
     assert without.exists() and not (tmp_path / "b" / "mine" / "tables").exists()
+
+
+def test_texts_of_others_show_as_they_are(tmp_path):
+    evil = "m$lp_{x}^\\input{/etc/passwd}~<script>alert(1)</script>`"
+    rows = [row("random", 1, None, evil, seed) for seed in (0, 1)]
+    meta = {
+        "name": "r",
+        "notes": "<img src=x onerror=alert(1)>\n# Forged\n```\n- [link](http://x)",
+        "dataset": {"name": "d", "classes": ["<script>alert(2)</script>", "b"], "notes": ["read from /home/me/data/x"]},
+    }
+    config = "notes: |\n  ```\n  # Forged heading\n  ````\n"
+    frame = make_frame(rows)
+    page = write_results([Run(frame, config, meta)], tmp_path / "R.md").read_text()
+    outside = re.sub(r"`````yaml\n.*?\n`````", "", page, flags=re.DOTALL)
+    assert "<script" not in outside and "<img" not in outside and "\n# Forged" not in outside
+    assert "`````yaml" in page and "[link](http" not in page and "/home/me" not in page
+    latex = (tmp_path / "results" / "r" / "tables" / "accuracy.tex").read_text()
+    assert "\\input" not in latex and r"m\$lp\_\{x\}\textasciicircum{}\textbackslash{}input" in latex
+    for file in (tmp_path / "results").rglob("*.*"):
+        assert file.suffix == ".png" or b"/home/me" not in file.read_bytes()
+
+
+def test_w2_of_several_spaces_is_left_out():
+    from ddoq_plugin.report import distribution_table
+
+    rows = [row(label, 10, 10, "mlp", 0, w2_used=w2, w2_uniform=w2, effective_sample_size=9.0, space=space)
+            for label, w2, space in (("ddoq sqrt", 2.0, "latent"), ("ddoq pixel", 90.0, "pixel"))]  # fmt: skip
+    table = distribution_table(pd.DataFrame(rows))
+    assert "W2" not in table.columns and "several spaces (latent, pixel)" in table.attrs["heading"]
+    alone = distribution_table(pd.DataFrame(rows[:1]))
+    assert "W2" in alone.columns and "at the scale that its denoiser takes" in alone.attrs["heading"]
