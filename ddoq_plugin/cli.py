@@ -99,11 +99,12 @@ def train_prior_command(
 ) -> None:
     """Train a small class-conditional diffusion prior on a dataset's training split. The same command resumes."""
     from .data import load_data
-    from .outputs import check_folder
+    from .outputs import check_place
     from .priors import load_recipe, train_prior
 
     _load(plugin)
-    out = check_folder(out.expanduser(), "the folder of the prior")
+    out = out.expanduser()
+    check_place(out, "the folder of the prior")
     dataset, settings = load_data(data, **_pairs(data_option)), load_recipe(recipe)
     settings.latent_size(dataset.image_size)
     dataset.check()

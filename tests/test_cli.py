@@ -16,14 +16,15 @@ def ddoq(*arguments, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
-def test_list_shows_everything_and_a_broken_plugin_harms_nothing(tmp_path):
+def test_list_shows_everything_and_a_plugin_that_was_asked_for_must_load(tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text("import nothing_like_it")
     run = ddoq("list", "--plugin", broken)
+    assert run.returncode == 2 and "broken.py does not load" in run.stderr and "nothing_like_it" in run.stderr
+    run = ddoq("list")
     assert run.returncode == 0, run.stderr
     for name in ("d4m", "fashion_mnist", "stable_diffusion", "vit_tiny", "soft_stored_sre2l", "quickstart"):
         assert name in run.stdout, name
-    assert "broken.py could not be imported" in run.stdout and "nothing_like_it" in run.stdout
     assert "needs_prior" in run.stdout and "NOT IMPORTED" not in run.stdout
 
 

@@ -226,7 +226,7 @@ def counting(data):
 
     train = Counting(data.train.images(), data.train.labels)
     Counting.read = 0
-    return dataclasses.replace(data, train=train)
+    return dataclasses.replace(data, train=train, identity=data.fingerprint)
 
 
 @pytest.mark.parametrize("method", [RandomSelection(), KMedoids()])

@@ -45,7 +45,7 @@ def protocol():
 
 
 def step_by_hand(images, labels, weights, data):
-    """One SGD step on sum_i w_i (lam CE_i + (1 - lam) CE_j) / B with w_i the mixed weights, written out."""
+    """One SGD step on sum_i (lam w_i CE_i + (1 - lam) w_j CE_j) / B, written out."""
     settings = protocol()
     plan = BatchPlan(
         num_images=len(labels),
@@ -66,10 +66,9 @@ def step_by_hand(images, labels, weights, data):
     outputs = model(Normaliser()(mixed))
     total = torch.zeros(())
     for i in range(len(own)):
-        weight = lam * mass[i] + (1 - lam) * mass[partner[i]]
         first = F.cross_entropy(outputs[i], own[i])
         second = F.cross_entropy(outputs[i], own[partner[i]])
-        total = total + weight * (lam * first + (1 - lam) * second)
+        total = total + lam * mass[i] * first + (1 - lam) * mass[partner[i]] * second
     gradients = torch.autograd.grad(total / len(own), list(model.parameters()))
     return [p.detach() - RATE * g for p, g in zip(model.parameters(), gradients, strict=True)]
 

@@ -20,8 +20,8 @@ def stratified_cut(
     ``fraction`` of each class is cut, in (0, 1), else DataError: rounded, at least one image of a class that has more
     than one, and never all of them. ``purpose`` names the random stream. The cut of a class depends on it, its name and
     its number of images only, so a class keeps its validation images when it is loaded as part of a subset."""
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 0.9:
-        raise DataError(f"the {purpose} fraction must be a number above 0 and at most 0.9, not {fraction!r}")
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+        raise DataError(f"the {purpose} fraction must be a number between 0 and 1, not {fraction!r}")
     kept, cut = [], []
     for name, rows in zip(class_names, rows_by_class(labels, len(class_names)), strict=True):
         count = min(max(1, round(fraction * len(rows))), len(rows) - 1) if len(rows) > 1 else 0

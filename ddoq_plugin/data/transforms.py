@@ -29,7 +29,7 @@ def check_resize(resize: str) -> None:
 def check_image_size(image_size: object) -> None:
     """Raise DataError unless ``image_size`` is a number of pixels from 1 to 16,384."""
     if not isinstance(image_size, int) or isinstance(image_size, bool) or not 1 <= image_size <= 16_384:
-        raise DataError(f"image_size={image_size!r} must be a number of pixels from 1 to 16384")
+        raise DataError(f"image_size={image_size!r} must be a positive number of pixels, at most 16384")
 
 
 def to_colour(images: Tensor) -> Tensor:

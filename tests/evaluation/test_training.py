@@ -70,14 +70,15 @@ def step_by_hand(made, training_set, data, teacher, page, logits=None) -> torch.
     total = torch.zeros(())
     for i, output in enumerate(model(images)):
         row, partner = rows[i], rows[partners[i]]
-        weight = lam * training_set.weights[row] + (1 - lam) * training_set.weights[partner]
+        own, other = training_set.weights[row], training_set.weights[partner]
         if logits is not None:
             target = F.softmax(logits[i].float() / temperature, 0)
             loss = (target * (target.log() - F.log_softmax(output / temperature, 0))).sum()
+            total = total + (lam * own + (1 - lam) * other) * loss
         else:
             log = F.log_softmax(output, 0)
-            loss = -lam * log[training_set.labels[row]] - (1 - lam) * log[training_set.labels[partner]]
-        total = total + weight * loss
+            first, second = log[training_set.labels[row]], log[training_set.labels[partner]]
+            total = total - lam * own * first - (1 - lam) * other * second
     (total / len(rows)).backward()
     return torch.cat([(p - RATE * p.grad).detach().flatten() for p in model.parameters()])
 

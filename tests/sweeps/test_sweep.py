@@ -171,13 +171,13 @@ def test_killed_sweep_continues_where_it_was(small_sweep, tmp_path):
 def test_two_sweeps_in_one_folder_and_a_folder_that_cannot_be_written(small_sweep, tmp_path):
     from filelock import FileLock
 
-    from ddoq_plugin.errors import ConfigError
+    from ddoq_plugin.errors import ConfigError, StoreError
 
     (tmp_path / "run").mkdir()
     with FileLock(tmp_path / "run" / ".lock"), pytest.raises(ConfigError, match="another sweep is at work"):
         sweep(small_sweep, progress=False)
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(StoreError, match="cannot be made"):
         sweep(small_sweep, progress=False, output=str(tmp_path / "file" / "run"), store=str(tmp_path / "store"))
 
 
