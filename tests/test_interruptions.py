@@ -18,7 +18,7 @@ from ddoq_plugin.config import load_config
 from ddoq_plugin.errors import DDOQError, StoreError
 from ddoq_plugin.sweeps import stages, sweep
 
-MANY = ["--set", "seeds=30", "--set", "full_data=false", "--set", "ipc=1", "--set", "clusters=ipc"]
+MANY = ["--set", "seeds=10", "--set", "full_data=false", "--set", "ipc=1", "--set", "clusters=ipc"]
 
 
 def command(*arguments):
@@ -57,7 +57,12 @@ def stopped(config, tmp_path, number, *options):
 
 @pytest.mark.parametrize(
     ("name", "status", "options"),
-    [("SIGINT", 130, ()), ("SIGTERM", 143, ("--local",)), ("SIGHUP", 129, ("--local",)), ("SIGTERM", 143, ())],
+    [
+        ("SIGINT", 130, ()),
+        ("SIGTERM", 143, ("--local",)),
+        pytest.param("SIGTERM", 143, (), marks=pytest.mark.slow),
+        pytest.param("SIGHUP", 129, ("--local",), marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_sweep_says_how_to_go_on_and_loses_no_row(small_sweep, tmp_path, name, status, options):
     ended, said = stopped(small_sweep, tmp_path, getattr(signal, name), *options)
