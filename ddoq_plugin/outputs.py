@@ -44,9 +44,18 @@ def writing(folder: str | Path, what: str) -> Iterator[None]:
     except Exception as problem:
         gone = isinstance(problem, FileNotFoundError) and not Path(folder).exists()
         fault = "it is gone" if gone else fault_of(problem)
-        if fault is None or isinstance(problem, StoreError):
+        if fault is None or isinstance(problem, StoreError) or _is_elsewhere(problem, folder):
             raise
         raise StoreError(f"{what} {folder} cannot be written: {fault}, or choose another folder") from problem
+
+
+def _is_elsewhere(problem: BaseException, folder: str | Path) -> bool:
+    """Return whether an error names a file that is not in ``folder``: somebody else's, which was read there."""
+    name = getattr(problem, "filename", None)
+    if not isinstance(name, (str, bytes)) or getattr(problem, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        return False
+    place, file = os.path.realpath(folder), os.path.realpath(os.fsdecode(name))
+    return file != place and not file.startswith(place.rstrip(os.sep) + os.sep) and not place.startswith(file)
 
 
 def check_folder(folder: str | Path, what: str) -> Path:

@@ -157,6 +157,13 @@ def test_what_a_machine_refuses_is_known_whoever_says_it(tmp_path, problem, faul
         raise problem
 
 
+def test_a_file_of_somebody_else_that_cannot_be_read_is_not_blamed_on_the_folder(tmp_path):
+    with pytest.raises(PermissionError), outputs.writing(tmp_path / "store", "the store"):
+        raise PermissionError(13, "no", str(tmp_path / "data" / "x.png"))
+    with pytest.raises(StoreError, match="the store"), outputs.writing(tmp_path / "store", "the store"):
+        raise PermissionError(13, "no", str(tmp_path / "store" / "x"))
+
+
 def test_a_folder_that_is_too_long_for_sockets_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'x' * 100}")
     with pytest.raises(DDOQError, match="RAY_TMPDIR=.*too long for the sockets"):
@@ -196,7 +203,7 @@ def test_a_run_folder_that_was_removed_is_one_sentence(small_sweep, tmp_path, mo
     def remove(*arguments, **options):
         (tmp_path / "run" / ".lock").unlink()
 
-    monkeypatch.setattr(running, "run_trials_here", remove)
+    monkeypatch.setattr(running, "run_trials", remove)
     with pytest.raises(StoreError, match="was removed while the sweep ran"):
         sweep(load_config(small_sweep), local=True, seeds=1, ipc=[1], full_data=False, progress=False)
 
@@ -207,7 +214,17 @@ def test_paths_of_a_config_are_those_of_the_user(small_sweep, tmp_path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     changes = {"dataset": "folder:data", "output": "~/runs/t", "store": "~/st", "plugins": ["~/p.py"]}
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "p.py").write_text("")
     made = resolved(load_config(small_sweep, changes))
     assert made.dataset.name == "folder" and made.dataset.options()["path"] == str(tmp_path / "data")
+    (tmp_path / "digits").mkdir()  # a recipe's name is a name, whatever lies in this folder
+    (tmp_path / "hard_short").write_text("x")
+    changes = {"dataset": "cifar10", "prior": {"name": "dit", "train": "digits"}, "protocol": "hard_short"}
+    plain = resolved(load_config(small_sweep, changes | {"teacher": None}))
+    assert plain.dataset.options()["root"] == str(tmp_path / "data")
+    assert (plain.prior.train, plain.protocol) == ("digits", "hard_short")
+    twice = resolved(load_config(small_sweep, {"dataset": {"name": "folder:a", "path": "b"}}))
+    assert twice.dataset.name == "folder:a" and twice.dataset.options()["path"] == str(tmp_path / "b")
     home = str(tmp_path / "home")
     assert (made.output, made.store, made.plugins) == (f"{home}/runs/t", f"{home}/st", [f"{home}/p.py"])

@@ -22,16 +22,16 @@ Progress = Callable[[Callable[[int], None], Sequence[int]], None]
 
 def unread_bytes(root: Path, files: FileIndex) -> int:
     """Return the bytes that :func:`content_hashes` would have to read."""
-    sizes = [file.size for file in files]
-    if sum(sizes) <= SMALL:
-        return sum(sizes)
+    total = int(files.sizes.sum())
+    if total <= SMALL:
+        return total
     digests = _lookup(_stamps(root, files), _load(_cache_file(root)))
-    return sum(size for size, digest in zip(sizes, digests, strict=True) if not digest)
+    return int(files.sizes[[not digest for digest in digests]].sum())
 
 
 def content_hashes(root: Path, files: FileIndex, each: Progress) -> list[str]:
     """Return 32 hexadecimal digits of each file's content; ``each(work, places)`` calls ``work`` on all places."""
-    small = sum(file.size for file in files) <= SMALL
+    small = int(files.sizes.sum()) <= SMALL
     file = _cache_file(root)
     stamps = np.zeros(len(files), _STAMP) if small else _stamps(root, files)
     known = np.zeros(0, _KNOWN) if small else _load(file)

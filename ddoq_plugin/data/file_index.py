@@ -40,6 +40,11 @@ class FileIndex(Sequence[ImageFile]):
         """Return the files at ``rows``, in that order."""
         return FileIndex(self._text, self._ends, self._sizes, self._rows[rows.numpy()])
 
+    @property
+    def sizes(self) -> np.ndarray:
+        """The files' bytes, int64 ``[N]``."""
+        return self._sizes[self._rows]
+
     def __len__(self) -> int:
         return len(self._rows)
 

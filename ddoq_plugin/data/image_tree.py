@@ -84,6 +84,12 @@ def read_tree(root: Path, own: Iterable[str] = ()) -> ImageTree:
     top = list_folder(root, root, passed, frozenset(own))
     inside = {name: list_folder(root / name, root, Passed()) for name in top.folders if name.casefold() in _PART_OF}
     deep = [name for name, one in inside.items() if any(_has_image(root / name / other) for other in one.folders)]
+    if not deep:
+        if not top.folders:
+            raise DataError(f"{root} has no class folders; put the images of each class in {root}/<class>/")
+        for file in top.images:
+            passed.add("images beside the class folders", file.path)
+        return ImageTree(root, {"train": ("", class_folders(root, top.folders))}, passed)
     classes = [name for name in top.folders if name not in inside and _has_image(root / name)]
     for name in deep:
         if inside[name].images and classes:
@@ -91,12 +97,6 @@ def read_tree(root: Path, own: Iterable[str] = ()) -> ImageTree:
                 f"{root / name} holds images and folders of images, beside the class {classes[0]!r}: a split holds "
                 "class folders, a class images; move what does not belong"
             )
-    if not deep:
-        if not top.folders:
-            raise DataError(f"{root} has no class folders; put the images of each class in {root}/<class>/")
-        for file in top.images:
-            passed.add("images beside the class folders", file.path)
-        return ImageTree(root, {"train": ("", class_folders(root, top.folders))}, passed)
     splits: dict[str, str] = {}
     for name in deep:
         part = _PART_OF[name.casefold()]

@@ -1,12 +1,14 @@
 """The resolved form of a config: what every process of a sweep reads, wherever it runs."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import SweepConfig
+from ..config import DatasetConfig, SweepConfig
 from ..outputs import absolute
+from ..registry import DATASETS, load_plugin
 from ..yaml_files import EXTENDS
 
 
@@ -18,17 +20,17 @@ def resolved(config: SweepConfig) -> SweepConfig:
     content = config.model_dump()
     content |= {"output": absolute(config.output_folder), "store": absolute(config.store_folder)}
     content["plugins"] = [absolute(plugin) for plugin in config.plugins]
-    kind, colon, place = config.dataset.name.partition(":")
-    short = {"name": kind, "path": place} if colon and kind in ("folder", "npz") else {"name": config.dataset.name}
-    content["dataset"] = short | config.dataset.options()
-    for name in {"path", "root"} & content["dataset"].keys():
-        content["dataset"][name] = absolute(content["dataset"][name])
+    for plugin in content["plugins"]:
+        load_plugin(plugin)  # it may bring the dataset
+    content["dataset"] = _dataset(config.dataset)
     content["protocol"] = _protocol(config.protocol)
     if config.teacher is not None:
         content["teacher"]["protocol"] = _protocol(config.teacher.protocol)
         content["teacher"]["weights"] = _existing(config.teacher.weights)
     if config.prior is not None:
-        content["prior"] |= {"path": _existing(config.prior.path), "train": _existing(config.prior.train)}
+        content["prior"] |= {"path": _existing(config.prior.path), "train": _file(config.prior.train)}
+        if isinstance(content["prior"].get("class_names"), str):
+            content["prior"]["class_names"] = absolute(content["prior"]["class_names"])
         if config.prior.name != "pixel" and "dtype" not in config.prior.options() and _prior_on_gpu(config):
             from ..priors.pipelines import pick_dtype
 
@@ -36,11 +38,31 @@ def resolved(config: SweepConfig) -> SweepConfig:
     return SweepConfig(**content)
 
 
+def _dataset(config: DatasetConfig) -> dict[str, Any]:
+    """Return a dataset with the absolute path of its files, also where its loader has a default for it."""
+    options, (kind, colon, place) = config.options(), config.name.partition(":")
+    given = {"path", "root"} & options.keys()
+    if colon and kind in ("folder", "npz") and not given:  # a path given twice is the loader's error
+        return {"name": kind, "path": absolute(place), **options}
+    if not colon and config.name in DATASETS:
+        for name, parameter in inspect.signature(DATASETS.load(config.name)).parameters.items():
+            if name in ("path", "root") and isinstance(parameter.default, (str, Path)) and not given:
+                options[name] = parameter.default
+    return {"name": config.name} | {
+        name: absolute(value) if name in ("path", "root") else value for name, value in options.items()
+    }
+
+
 def _protocol(given: str | dict[str, Any]) -> str | dict[str, Any]:
     """Return a protocol with the absolute path of its file, or of the file that it extends."""
     if isinstance(given, str):
-        return _existing(given)
-    return {key: _existing(value) if key == EXTENDS else value for key, value in given.items()}
+        return _file(given)
+    return {key: _file(value) if key == EXTENDS else value for key, value in given.items()}
+
+
+def _file(text: str | None) -> str | None:
+    """Return the absolute path of a YAML file; any other text is a name, whatever lies in this folder."""
+    return _existing(text) if text is not None and text.endswith((".yaml", ".yml")) else text
 
 
 def _existing(text: str | None) -> str | None:

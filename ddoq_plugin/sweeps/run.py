@@ -38,7 +38,7 @@ from .log import write_log
 from .resolve import resolved
 from .session import SweepSession
 from .stages import Stages
-from .trials import Trial, run_trials, run_trials_here
+from .trials import Trial, run_trials
 from .worker_pool import ATTEMPTS, Task, WorkerLost
 
 if TYPE_CHECKING:
@@ -220,8 +220,8 @@ class _Run:
         if not trials:
             return
         described = [(trial, {key: self.known(key) for key in trial.keys}) for trial in trials]
-        begin = run_trials_here if stages.local else run_trials
-        begin(self.config, stages.shared, described, self.row_folder, progress=self.progress)
+        options = {"local": stages.local, "progress": self.progress}
+        run_trials(self.config, stages.shared, described, self.row_folder, **options)
         self.check_there()
         lost = [key for trial in trials for key in trial.keys if read_row(self.row_folder, key) is None]
         self.fail(lost, RuntimeError(f"the training ended its worker process {ATTEMPTS} times (out of memory?)"))

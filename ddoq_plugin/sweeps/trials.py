@@ -6,7 +6,7 @@ workers; resuming is done by leaving out the rows that are there."""
 import functools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,27 @@ class Trial:
     keys: tuple[str, ...]
 
 
+Described = tuple[Trial, dict[str, dict[str, Any]]]
+"""A trial with what is known of its rows, by key."""
+
+
 def run_trials(
     config: SweepConfig,
     shared: Shared,
-    trials: list[tuple[Trial, dict[str, dict[str, Any]]]],
+    trials: Sequence[Described],
     row_folder: Path,
     *,
+    local: bool,
     progress: bool,
 ) -> None:
-    """Train every trial; ``trials`` come with what is known of their rows, by key.
+    """Train every trial, under Ray Tune or (``local``) in this process.
 
-    A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all."""
+    A trial whose worker or node dies is begun again, ``ATTEMPTS`` times in all. Raises StoreError where a disk refuses
+    the rows."""
+    session = functools.partial(open_session, config.model_dump_json(), "train", shared)
+    if local:
+        _here(functools.cache(session), trials, row_folder, progress=progress)
+        return
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # the rows are the log
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it would end the trials and go on as if all were well
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # its banners ignore verbose=0
@@ -86,7 +96,6 @@ def run_trials(
         def load_checkpoint(self, checkpoint):
             """Nothing to load: a trial is one step."""
 
-    session = functools.partial(open_session, config.model_dump_json(), "train", shared)
     about = {"session": session, "trials": ray.put(trials), "rows": row_folder}
     asked = config.resources.of("train")
     resources = {"cpu": asked.cpus, "gpu": asked.gpus}
@@ -106,17 +115,11 @@ def run_trials(
         raise StoreError(refused[0])
 
 
-def run_trials_here(
-    config: SweepConfig,
-    shared: Shared,
-    trials: list[tuple[Trial, dict[str, dict[str, Any]]]],
-    row_folder: Path,
-    *,
-    progress: bool,
+def _here(
+    session: Callable[[], SweepSession], trials: Sequence[Described], row_folder: Path, *, progress: bool
 ) -> None:
-    """Train every trial in this process, without Ray; see :func:`run_trials`."""
+    """Train every trial in this process, one after the other."""
     threads = torch.get_num_threads()
-    session = functools.cache(functools.partial(open_session, config.model_dump_json(), "train", shared))
     try:
         for trial, rows in track(trials, "students", show=progress):
             refused = train_trial(session, trial, rows, row_folder)["refused"]
