@@ -87,7 +87,10 @@ def check_file(file: str | Path, what: str) -> Path:
     place = Path(file).expanduser()
     if place.is_dir():
         raise StoreError(f"{what} {place} is a folder; give a file in it")
-    check_folder(place.parent, f"the folder of {what}")
+    if not place.exists():
+        check_folder(place.parent, f"the folder of {what}")
+    elif not os.access(place, os.W_OK):  # a file that is there, or a pipe or terminal
+        raise StoreError(f"{what} {place} cannot be written: permission is denied; give another")
     return place
 
 
