@@ -151,8 +151,8 @@ class Prior(ABC):
         :meth:`bind_classes`; ``seeds`` one integer an image, for its noise and for a stochastic scheduler. ``steps`` is
         the number of steps of the whole schedule. ``strength`` is the share of them that is run, in [0, 1]: the latents
         are noised to where that share starts (the convention of image-to-image pipelines: 0.7 of 50 steps runs 35; 36
-        with PNDM). 0 decodes only; 1 starts at the scheduler's first time. ``guidance_scale`` is that of classifier-free guidance, at
-        least 1; 1 uses the conditional prediction alone.
+        with PNDM). 0 decodes only; 1 starts at the scheduler's first time. ``guidance_scale`` is that of
+        classifier-free guidance, at least 1; 1 uses the conditional prediction alone.
 
         ``space`` is "latent", or "noise" for latents from :meth:`invert`: generation then starts at the full time from
         these very latents, and ``strength`` is ignored. ``scheduler`` is the class name of a diffusers scheduler; None
