@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # NumPy below 2 has wheels up to Python 3.12; beyond that the tests of DD-Ranking itself are left out
 HOST_FITS := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info < (3, 13) else "")'))
 
-.PHONY: quickstart test test-main test-ddranking lint clean
+.PHONY: quickstart test test-main test-ddranking lint campaign clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/ddoq sweep quickstart
@@ -32,6 +32,10 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+# kills, damage, full disks and bad inputs, for some minutes; see benchmarks/campaign.py
+campaign: $(VENV)/.installed
+	$(BIN)/python benchmarks/campaign.py
 
 # Debian's python3 comes without venv: as root it is installed, otherwise the message says what to do
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -31,7 +31,7 @@ class Loss(Checked):
     ``scale_by_temperature_squared`` multiplies by T^2 (Hinton et al. 2015); SRe2L, D4M and RDED do not."""
 
     name: Literal["cross_entropy", "kl", "mse"]
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, gt=0, le=1e6)
     scale_by_temperature_squared: bool = False
 
 
@@ -39,8 +39,8 @@ class OptimizerSettings(Checked):
     """``sgd``, ``adam`` or ``adamw``. ``decay_biases_and_norms`` false exempts parameters of at most one dimension."""
 
     name: Literal["sgd", "adam", "adamw"]
-    lr: float = Field(gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(gt=0, le=1e6)
+    weight_decay: float = Field(0.0, ge=0, le=1e6)
     momentum: float = Field(0.0, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.999)
     decay_biases_and_norms: bool = True
@@ -83,7 +83,7 @@ class Mixing(Checked):
 
     name: Literal["none", "cutmix", "mixup"] = "none"
     probability: float = Field(1.0, ge=0, le=1)
-    alpha: float = Field(1.0, gt=0)
+    alpha: float = Field(1.0, gt=0, le=1e6)
 
 
 class Scoring(Checked):
@@ -101,8 +101,8 @@ class Scoring(Checked):
 class StudentNumbers(Checked):
     """What a protocol sets for one student or a pattern of names; what is None stays as it is."""
 
-    lr: float | None = Field(None, gt=0)
-    weight_decay: float | None = Field(None, ge=0)
+    lr: float | None = Field(None, gt=0, le=1e6)
+    weight_decay: float | None = Field(None, ge=0, le=1e6)
     steps: Count | None = None
     epochs: ByIPC | None = None
     warmup: float | None = Field(None, ge=0, lt=1)
