@@ -282,7 +282,7 @@ def main() -> None:
         fault = fault_of(problem)
         if fault is None:
             raise
-        typer.echo(f"error: {problem.filename or 'a file'} cannot be used: {fault}", err=True)
+        typer.echo(f"error: {problem.filename or 'a file'} cannot be used: {fault}; change that and try again", err=True)
         sys.exit(2)
 
 

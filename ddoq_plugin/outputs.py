@@ -1,4 +1,4 @@
-"""Folders that are written to: found out before the work where possible, and one sentence where a disk refuses."""
+"""Output folders: checked before the work where possible; a disk that refuses is one sentence."""
 
 import errno
 import os
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from .errors import StoreError
 
-# what a machine refuses, and what to do; anything else an OSError says is a bug and keeps its traceback
+# reasons of a machine; any other OSError is a bug and keeps its traceback
 FAULTS = {
-    errno.ENOSPC: "the disk is full; make room",
-    errno.EDQUOT: "the disk quota is used up; make room",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "it is read-only",
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
     errno.ENOTDIR: "a part of its path is a file",
     errno.EISDIR: "it is a folder",
-    errno.EFBIG: "the file size limit is reached; raise ulimit -f",
-    errno.EMFILE: "too many files are open; raise ulimit -n",
+    errno.EFBIG: "the file size limit is reached (ulimit -f)",
+    errno.EMFILE: "too many files are open (ulimit -n)",
     errno.ENFILE: "too many files are open on this machine",
     errno.EIO: "the disk reports an error",
     errno.ENAMETOOLONG: "a name in it is too long",
@@ -29,7 +29,7 @@ _TEXTS = {"No space left on device": errno.ENOSPC, "Read-only file system": errn
 
 
 def fault_of(problem: BaseException) -> str | None:
-    """Return what the machine refused and what to do; None for another exception."""
+    """Return the machine's reason for an error; None for another exception."""
     code = getattr(problem, "errno", None)
     if code is None and not isinstance(problem, OSError):  # libraries that turn it into an error of their own
         code = next((code for text, code in _TEXTS.items() if text in str(problem)), None)
@@ -38,7 +38,7 @@ def fault_of(problem: BaseException) -> str | None:
 
 @contextmanager
 def writing(folder: str | Path, what: str) -> Iterator[None]:
-    """Turn what the machine refuses in the block into a StoreError that names ``what`` and ``folder``."""
+    """Turn a refusal of the machine in the block into a StoreError that names ``what`` and ``folder``."""
     try:
         yield
     except Exception as problem:
@@ -46,7 +46,7 @@ def writing(folder: str | Path, what: str) -> Iterator[None]:
         fault = "it is gone" if gone else fault_of(problem)
         if fault is None or isinstance(problem, StoreError) or _is_elsewhere(problem, folder):
             raise
-        raise StoreError(f"{what} {folder} cannot be written: {fault}, or choose another folder") from problem
+        raise StoreError(f"{what} {folder} cannot be written: {fault}; change that, or choose another folder") from problem
 
 
 def _is_elsewhere(problem: BaseException, folder: str | Path) -> bool:

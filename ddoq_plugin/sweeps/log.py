@@ -1,4 +1,4 @@
-"""A run's log: what the driver said and what workers warned of, a line each, in ``log.txt`` of the run's folder."""
+"""A run's log, ``log.txt`` in its folder: a line for each message of the driver and each warning of a worker."""
 
 import contextlib
 import datetime
