@@ -282,7 +282,8 @@ def main() -> None:
         fault = fault_of(problem)
         if fault is None:
             raise
-        typer.echo(f"error: {problem.filename or 'a file'} cannot be used: {fault}; change that and try again", err=True)
+        named = problem.filename or "a file"
+        typer.echo(f"error: {named} cannot be used: {fault}; change that and try again", err=True)
         sys.exit(2)
 
 

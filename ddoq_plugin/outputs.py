@@ -46,7 +46,8 @@ def writing(folder: str | Path, what: str) -> Iterator[None]:
         fault = "it is gone" if gone else fault_of(problem)
         if fault is None or isinstance(problem, StoreError) or _is_elsewhere(problem, folder):
             raise
-        raise StoreError(f"{what} {folder} cannot be written: {fault}; change that, or choose another folder") from problem
+        mend = "change that, or choose another folder"
+        raise StoreError(f"{what} {folder} cannot be written: {fault}; {mend}") from problem
 
 
 def _is_elsewhere(problem: BaseException, folder: str | Path) -> bool:
