@@ -174,7 +174,8 @@ class DDOQ(Distiller):
 
     def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
         images = self.pushforward(context, ipc, self._clusters(ipc, clusters), seed).works()
-        modes = [w for c in range(context.num_classes) for w in context.encode_work(c, self.space.measured())]
+        measured = self.space.measured()
+        modes = [work for class_id in range(context.num_classes) for work in context.encode_work(class_id, measured)]
         effort = Effort(operations=context.w2_operations(ipc, times=2))
         yield context.set_work(self, ipc, clusters, seed, needs=(*images, *modes), effort=effort, stage="quantise")
 

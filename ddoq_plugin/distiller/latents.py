@@ -237,7 +237,7 @@ class Pushforward:
         needs = tuple(work for class_id in group for work in self.needs(class_id))
         code = code_hash(self.starts.__module__, *([] if self.guide is None else [self.guide.__module__]))
         recipe = {"recipe": self.recipe, "needs": [work.address for work in needs], "seed": self.seed, "code": code}
-        key = self._generation(group, torch.empty(0)).key(recipe | {"group": list(group), "count": self.count})
+        key = self._generation((), torch.empty(0)).key(recipe | {"group": list(group), "count": self.count})
         images = len(group) * self.count
         space, strength = sampler.get("space", "latent"), sampler["strength"]
         steps = sampler["steps"] if space == "noise" else int(strength * sampler["steps"])

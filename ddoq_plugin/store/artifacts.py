@@ -164,6 +164,8 @@ def _plain(value: Any, place: str) -> Any:
     if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, (list, tuple)):
+        if set(map(type, value)) == {str}:  # the names of a thousand classes stand in many a key
+            return value
         return [_plain(one, f"{place}[{number}]") for number, one in enumerate(value)]
     if isinstance(value, Mapping):
         wrong = next((name for name in value if not isinstance(name, str)), None)

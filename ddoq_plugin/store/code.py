@@ -24,6 +24,7 @@ NEUTRAL = (
 """Parts of this package at which the search ends: they cannot change an artifact, or have keys of their own."""
 
 
+@functools.cache
 def code_hash(*modules: str) -> str:
     """Return a hash of what ``modules`` and the modules that they import do; "interactive" where there is no source."""
     digest = hashlib.sha256()

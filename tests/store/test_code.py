@@ -57,7 +57,7 @@ def package(tmp_path, monkeypatch):
             text = (folder / edit).read_text()
             assert old in text
             (folder / edit).write_text(text.replace(old, new))
-        for cached in (code._tree_hash, code._imports, code._file):
+        for cached in (code_hash, code._tree_hash, code._imports, code._file):
             cached.cache_clear()
         return code_hash(*of)
 
