@@ -94,7 +94,7 @@ def test_killed_in_its_middle_a_sweep_goes_on_and_tells_what_it_took(small_sweep
     assert whole["images"].hours > 0 and whole["codebooks"].hours > 0
 
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value!r}")]
-    command = [sys.executable, "-m", "ddoq_plugin.cli", "sweep", str(small_sweep), *settings]
+    command = [sys.executable, "-m", "ddoq_plugin.cli", "sweep", str(small_sweep), "--local", *settings]
     store = config.store_folder
 
     def made():
