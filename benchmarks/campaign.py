@@ -44,8 +44,8 @@ output: run
 store: store
 """
 RECIPE = """\
-name: campaign
 source: made for the campaign, says nothing of quality
+image_size: 16
 autoencoder: {channels: [8, 8], norm_groups: 4, steps: 40, batch_size: 16, learning_rate: 0.001, kl_weight: 0.000001}
 denoiser: {width: 32, layers: 1, heads: 2, steps: 40, batch_size: 16, learning_rate: 0.001}
 """

@@ -30,6 +30,8 @@ def run(command: Callable[[], None]) -> None:
         status = 130
     if _received:
         status = _say()
+    for number in _handled:  # the work is done: a signal that comes while Python ends changes nothing
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(status)  # type: ignore[arg-type]  # what SystemExit had
 
 

@@ -1,0 +1,1 @@
+"""What the methods share that learn their images: networks, losses, the unrolled gradient."""

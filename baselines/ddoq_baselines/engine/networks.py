@@ -1,0 +1,69 @@
+"""A student as a function of one flat vector of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ddoq_plugin.evaluation.features import features_and_logits
+
+
+class FlatNetwork:
+    """A student as a function of a vector float ``[P]``: its parameters in their order, one after the other.
+
+    Its calls are differentiable with respect to vector and images, as often as the layers are, and may be mapped over
+    many vectors by ``torch.func.vmap``. Buffers, such as the running statistics of a batch norm, stay the module's."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = _WithFeatures(module)
+        named = dict(self.module.named_parameters())
+        self.names, self.shapes = list(named), [parameter.shape for parameter in named.values()]
+        self.sizes = [parameter.numel() for parameter in named.values()]
+
+    @property
+    def size(self) -> int:
+        """The number of parameters P."""
+        return sum(self.sizes)
+
+    def vector(self) -> Tensor:
+        """Return the module's parameters as they are, a copy."""
+        return self.flat(parameter.detach() for parameter in self.module.parameters())
+
+    @staticmethod
+    def flat(tensors: Iterable[Tensor]) -> Tensor:
+        """Return tensors of the parameters' shapes as one vector."""
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+    def tensors(self, vector: Tensor) -> list[Tensor]:
+        """Return the parameters that a vector holds, as views of it."""
+        parts = vector.split(self.sizes)
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def features_and_logits(self, vector: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features ``[b, d]`` (what the last linear layer takes) and logits ``[b, C]``."""
+        return self._call(self.tensors(vector), images)
+
+    def logits(self, vector: Tensor, images: Tensor) -> Tensor:
+        """Return logits ``[b, C]`` of normalised images."""
+        return self._call(self.tensors(vector), images)[1]
+
+    def logits_of(self, tensors: list[Tensor], images: Tensor) -> Tensor:
+        """Return logits ``[b, C]`` under parameters given one by one."""
+        return self._call(tensors, images)[1]
+
+    def _call(self, tensors: list[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+        made: tuple[Tensor, Tensor] = torch.func.functional_call(
+            self.module, dict(zip(self.names, tensors, strict=True)), (images,)
+        )
+        return made
+
+
+class _WithFeatures(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return features_and_logits(self.inner, images)
