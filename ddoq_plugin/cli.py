@@ -99,7 +99,7 @@ def train_prior_command(
 ) -> None:
     """Train a small class-conditional diffusion prior on a dataset's training split. The same command resumes."""
     from .data import load_data
-    from .outputs import check_place
+    from .outputs import check_place, writing
     from .priors import load_recipe, train_prior
 
     _load(plugin)
@@ -108,7 +108,8 @@ def train_prior_command(
     dataset, settings = load_data(data, **_pairs(data_option)), load_recipe(recipe)
     settings.latent_size(dataset.image_size)
     dataset.check()
-    train_prior(dataset, out, settings, seed, progress=True, device=device)
+    with writing(out, "the folder of the prior"):
+        train_prior(dataset, out, settings, seed, progress=True, device=device)
     typer.echo(f"the prior is in {out}; use it with --prior dit --prior-path {out}")
 
 
