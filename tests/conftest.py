@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent / "golden"))  # in importlib mode no folder of tests is on the path
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 

@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from published import Values, near
 
 from ddoq_plugin.errors import ConfigError
 from ddoq_plugin.evaluation.dsa import OPERATIONS, STRATEGY, Draw, augment, draw
-
-GOLDEN = Path(__file__).parent.parent / "golden"
-NAMES = {
-    "color": ("brightness_u", "saturation_u", "contrast_u"), "crop": ("crop_rows", "crop_cols"),
-    "cutout": ("cutout_rows", "cutout_cols"), "flip": ("flip_u",), "scale": ("scale_x", "scale_y"),
-    "rotate": ("rotate_rad",),
-}  # fmt: skip
-
-
-def published_draw(values, prefix: str, operation: str) -> Draw:
-    """Return the draw that a file of published values holds under ``prefix``."""
-    columns = [torch.from_numpy(np.asarray(values[f"{prefix}.{name}"], np.float32)) for name in NAMES[operation]]
-    columns += [torch.zeros(len(columns[0]))] * (3 - len(columns))
-    numbers = torch.stack(columns, 1)
-    return Draw(torch.full((len(numbers),), OPERATIONS.index(operation)), numbers)
 
 
 @pytest.mark.parametrize("file", ["dsa_ops_rgb16", "dsa_ops_gray28"])
 @pytest.mark.parametrize("how", ["one", "each"])
 @pytest.mark.parametrize("operation", [*OPERATIONS, "scale_corners", "rotate_corners"])
 def test_operations_equal_the_published_ones(file, how, operation):
-    values = dict(np.load(GOLDEN / f"{file}.npz"))
+    values = Values(file, torch.float32)
     name, _, corners = operation.partition("_")
     prefix = f"{name}_{how}" + ("_corners" if corners else "")
     if f"{prefix}.y" not in values:
         assert (file, name) == ("dsa_ops_gray28", "flip"), "the file lacks what its table names"
         return
-    images = torch.from_numpy(values["x"]).requires_grad_()
-    made = augment(images, published_draw(values, prefix, name), align_corners=bool(corners))
+    images = values["x"].requires_grad_()
+    made = augment(images, values.draw(prefix, name), align_corners=bool(corners))
     for got, wanted in ((made, f"{prefix}.y"), (_gradient(made, images, values), f"{prefix}.gx")):
-        wanted = torch.from_numpy(values[wanted])
-        assert (got - wanted).abs().max() <= 2e-4 * wanted.abs().max()
+        near(got, values[wanted], 2e-4)
 
 
 def _gradient(made, images, values):
-    (made * torch.from_numpy(values["cotangent"])).sum().backward()
+    (made * values["cotangent"]).sum().backward()
     return images.grad
 
 

@@ -1,4 +1,4 @@
-"""Values of the official code (tests/golden), as tensors, networks and draws of ours."""
+"""Values of the official code (the files beside this one), as tensors, networks and draws of ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from ddoq_plugin.evaluation.dsa import OPERATIONS, Draw
 from ddoq_plugin.evaluation.students.convnet import _convnet
 
-GOLDEN = Path(__file__).parent.parent / "golden"
+GOLDEN = Path(__file__).parent
 NAMES = {
     "color": ("brightness_u", "saturation_u", "contrast_u"), "crop": ("crop_rows", "crop_cols"),
     "cutout": ("cutout_rows", "cutout_cols"), "flip": ("flip_u",), "scale": ("scale_x", "scale_y"),
