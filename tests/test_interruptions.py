@@ -85,6 +85,14 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
     assert (done.returncode, done.stdout.strip()) == (0, "went on")
 
 
+def test_a_signal_while_python_ends_changes_nothing():
+    text = "import atexit, os, signal\nfrom ddoq_plugin.interruptions import run\n"
+    text += "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\nrun(lambda: print('done'))"
+    taken = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, preexec_fn=taken)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_a_sweep_without_ray_gives_the_same_rows(small_sweep, tmp_path):
     options = {"seeds": 1, "ipc": [1], "progress": False}
     names = ("top1", "top5", "val_top1", "set_hash", "image_hash", "label", "w2_used", "config_hash")

@@ -1,8 +1,8 @@
 """Differentiable siamese augmentation (Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation",
 ICML 2021, arXiv 2102.08259; utils.py of VICO-UoE/DatasetCondensation and of GeorgeCazenavette/mtt-distillation).
 
-Parameters are drawn apart from being applied, from a named generator: they can be replayed, and one draw can be applied
-to real and to made images. All act on normalised images, where 0 is the mean colour."""
+Parameters are drawn first and applied later, from a generator of the caller: a draw can be replayed, or applied to real
+and to made images. All operations take normalised images, where 0 is the mean colour."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ SCALE, ROTATE = 1.2, 15.0  # the largest enlargement, the largest angle in degre
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for ``n`` images: ``operation`` int64 ``[n]``, places in ``OPERATIONS``, and ``values`` float32
-    ``[n, 3]``; ``n`` = 1 stands for any number of images.
+    """The parameters of ``n`` images, on the CPU; one draw (``n`` = 1) serves any number of images.
 
-    Values: color - three uniform numbers, of brightness, saturation and contrast; crop - shift of rows and columns in
-    pixels; cutout - row and column of the square's centre; flip - a uniform number, flipped below 0.5; scale - the
-    diagonal (x, y) of the affine map; rotate - the angle in radians."""
+    operation: int64 ``[n]``, places in ``OPERATIONS``. values: float32 ``[n, 3]``.
+
+    Values of color: uniform numbers of brightness, saturation and contrast. Of crop: rows and columns to shift by, in
+    pixels. Of cutout: row and column of the square's centre. Of flip: a uniform number; below 0.5 flips. Of scale: the
+    diagonal (x, y) of the affine map. Of rotate: the angle in radians."""
 
     operation: Tensor
     values: Tensor
@@ -45,10 +46,6 @@ class Draw:
     def repeated(self, times: int) -> Draw:
         """Return each draw ``times`` times in a row: one draw for each of ``times`` images."""
         return Draw(self.operation.repeat_interleave(times), self.values.repeat_interleave(times, 0))
-
-    def to(self, device: str | torch.device) -> Draw:
-        """Return it on ``device``."""
-        return Draw(self.operation.to(device), self.values.to(device))
 
 
 def strategy_operations(strategy: str) -> tuple[int, ...]:
@@ -65,8 +62,8 @@ def strategy_operations(strategy: str) -> tuple[int, ...]:
 def draw(strategy: str, n: int, size: int, generator: torch.Generator, *, operations: str = "one") -> Draw:
     """Draw the parameters of ``n`` images of ``size`` pixels a side.
 
-    ``operations``: ``one`` operation for all, as in a call of the official code, or ``each`` its own. Siamese use: one
-    draw (n = 1), applied to all images of both sides. Raises ConfigError for an unknown or empty strategy."""
+    ``operations``: ``one`` operation for all, as in a call of the official code, or ``each`` its own. For Siamese use
+    draw once (``n`` = 1) and apply it to both sides. Raises ConfigError for an unknown or empty strategy."""
     known = torch.tensor(strategy_operations(strategy))
     if not len(known):
         raise ConfigError("DSA needs at least one operation; without augmentation there is nothing to draw")
@@ -92,9 +89,10 @@ def _values(operation: Tensor, u: Tensor, size: int) -> Tensor:
 def augment(images: Tensor, drawn: Draw, *, align_corners: bool = True) -> Tensor:
     """Return normalised ``images`` float ``[n, 3, S, S]`` under a draw of 1 or n; differentiable.
 
-    ``align_corners`` is that of PyTorch's ``affine_grid`` for scale and rotate: True in MTT, FTD, DATM and in the torch
-    1.2 that DSA's paper ran on, False where its code meets a newer torch. Images without an operation stay as they are.
-    """
+    Scale and rotate pass ``align_corners`` to PyTorch's ``affine_grid``. It is True in MTT, FTD and DATM, and in the
+    torch 1.2 of DSA's paper. DSA's code under a newer torch takes False.
+
+    Raises ValueError where there is neither one draw nor one an image."""
     if len(drawn) not in (1, len(images)):
         raise ValueError(f"{len(drawn)} draws do not fit {len(images)} images")
     first = int(drawn.operation[0])
