@@ -16,7 +16,8 @@ from ddoq_baselines.engine.unroll import unroll
 from published import Values, near
 from torch.nn import functional as F
 
-from ddoq_plugin.evaluation.dsa import augment
+from ddoq_plugin.data.transforms import decode_mosaic
+from ddoq_plugin.evaluation.dsa import Draw, augment
 from ddoq_plugin.evaluation.students.convnet import _convnet
 
 
@@ -160,3 +161,69 @@ def test_the_exact_gradient_is_that_of_the_whole_graph():
     trajectory_distance(theta, values["start"].detach(), values["target"]).backward()
     near(images.grad, values["grad_images"])
     assert float(rate.grad) == pytest.approx(float(values["grad_lr"]))
+
+
+def test_gradients_at_perturbed_images_equal_the_derived_ones():
+    """The values are derived from SATM's abstract, not from its code: see the file's README."""
+    values = Values("satm_derived")
+    network, batches, kept = values.flat_network(), values.batches(), int(values["keep"])
+    start, target, images, labels, rate = (values[name] for name in ("start", "target", "images", "labels", "lr"))
+    clean = unroll(inner_loss(values, network), start, target, images, labels, rate, batches)
+    near(clean.images, values["grad_images"])
+    shift = values["rho"] * clean.images / clean.images.norm()
+    near(shift, values["eps"])
+    exact = unroll(inner_loss(values, network), start, target, images + shift, labels, rate, batches)
+    assert exact.loss.item() == pytest.approx(float(values["loss_perturbed"]), rel=1e-9)
+    near(exact.images, values["grad_perturbed"])
+    whole, late = (start - target).square().sum(), clean.path[len(batches) - kept]
+    reused = unroll(
+        inner_loss(values, network), late, target, images + shift, labels, rate, batches[-kept:], distance=whole
+    )
+    assert reused.loss.item() == pytest.approx(float(values["loss_reuse"]), rel=1e-9)
+    near(reused.images, values["grad_reuse"])
+
+
+@pytest.mark.parametrize("file", ["dc_outer_steps", "dsa_outer_steps"])
+def test_gradient_matching_of_classes_equals_the_published_one(file):
+    values = Values(file, torch.float32)
+    network, images = values.module(), values["images"].requires_grad_()
+    parameters, total = list(network.parameters()), torch.zeros(())
+    for c, (own, real) in enumerate(zip(images.split(2), values["real.0"], strict=True)):
+        if file.startswith("dsa"):
+            drawn = values.draw(f"dsa.0.{c}")
+            own, real = augment(own, drawn, align_corners=False), augment(real, drawn, align_corners=False)
+        gradients = [
+            torch.autograd.grad(F.cross_entropy(network(x), torch.full((len(x),), c)), parameters, create_graph=True)
+            for x in (real, own)
+        ]
+        total = total + gradient_distance(*gradients)
+    assert total.item() == pytest.approx(float(values["loss.0"]), rel=2e-4)
+    near(torch.autograd.grad(total, images)[0], values["grad_images.0"], 2e-4)
+
+
+@pytest.mark.parametrize("file", ["dm_step_bn", "dm_step_dsa"])
+def test_mean_matching_of_classes_equals_the_published_one(file):
+    dsa = file.endswith("dsa")
+    values, share = Values(file, torch.float32 if dsa else torch.float64), 2e-4 if dsa else 1e-8
+    network, images, real = FlatNetwork(values.module()), values["images"].requires_grad_(), values["real"]
+    sides = [images, real.flatten(0, 1)]
+    if dsa:
+        draws = [values.draw(f"dsa.{c}") for c in range(3)]
+        each = Draw(torch.cat([one.operation for one in draws]), torch.cat([one.values for one in draws]))
+        sides = [augment(side, each.repeated(len(side) // 3), align_corners=False) for side in sides]
+    made, target = (network.features_and_logits(network.vector(), side)[0].unflatten(0, (3, -1)) for side in sides)
+    loss = mean_distance(target, made)
+    assert loss.item() == pytest.approx(float(values["loss"]), rel=share)
+    near(torch.autograd.grad(loss, images)[0], values["grad_images"], share)
+
+
+def test_discrepancy_of_mosaics_equals_the_published_one():
+    values = Values("m3d_step")
+    network, images = FlatNetwork(values.module()), values["images"].requires_grad_()
+    mean, std = (values[name].view(1, 3, 1, 1) for name in ("mean", "std"))
+    for c, (own, real) in enumerate(zip(images.split(2), values["real"], strict=True)):
+        seen = [(decode_mosaic(own) - mean) / std, (real - mean) / std]
+        features = [network.features_and_logits(network.vector(), x)[0][None] for x in seen]
+        loss = discrepancy(*features).sum()
+        assert loss.item() == pytest.approx(float(values[f"loss.{c}"]), rel=1e-8)
+        near(torch.autograd.grad(loss, images)[0], values[f"grad_images.{c}"])

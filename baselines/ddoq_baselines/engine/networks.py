@@ -43,21 +43,13 @@ class FlatNetwork:
 
     def features_and_logits(self, vector: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return features ``[b, d]`` (what the last linear layer takes) and logits ``[b, C]``."""
-        return self._call(self.tensors(vector), images)
+        named = dict(zip(self.names, self.tensors(vector), strict=True))
+        made: tuple[Tensor, Tensor] = torch.func.functional_call(self.module, named, (images,))
+        return made
 
     def logits(self, vector: Tensor, images: Tensor) -> Tensor:
         """Return logits ``[b, C]`` of normalised images."""
-        return self._call(self.tensors(vector), images)[1]
-
-    def logits_of(self, tensors: list[Tensor], images: Tensor) -> Tensor:
-        """Return logits ``[b, C]`` under parameters given one by one."""
-        return self._call(tensors, images)[1]
-
-    def _call(self, tensors: list[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        made: tuple[Tensor, Tensor] = torch.func.functional_call(
-            self.module, dict(zip(self.names, tensors, strict=True)), (images,)
-        )
-        return made
+        return self.features_and_logits(vector, images)[1]
 
 
 class _WithFeatures(nn.Module):
