@@ -59,14 +59,22 @@ def pad_images(images: Tensor, size: int) -> Tensor:
     return F.pad(images, (left, size - width - left, top, size - height - top))
 
 
-def decode_mosaic(images: Tensor) -> Tensor:
-    """Return float [4n, 3, H, W]: the quarters of mosaics float [n, 3, H, W], each enlarged to H x W; differentiable.
+def decode_mosaic(images: Tensor, factor: int = 2) -> Tensor:
+    """Return float [f^2 n, 3, H, W]: the parts of mosaics float [n, 3, H, W], each enlarged to H x W; differentiable.
 
-    All top left quarters come first, then top right, bottom left, bottom right: the order of IDC (Kim et al. 2022),
-    whose bilinear enlargement (corners not aligned) this is."""
+    All top left parts come first, then those right of them, row by row: the order of IDC (Kim et al. 2022), whose
+    bilinear enlargement (corners not aligned) this is."""
     height, width = images.shape[-2:]
-    rows = [half for part in images.split(height // 2, dim=2) for half in part.split(width // 2, dim=3)]
+    rows = [part for row in images.split(height // factor, dim=2) for part in row.split(width // factor, dim=3)]
     return F.interpolate(torch.cat(rows), (height, width), mode="bilinear", align_corners=False)
+
+
+def make_mosaic(parts: Tensor, mode: str = "bilinear") -> Tensor:
+    """Return float [n, 3, H, W]: mosaics of four images each, ``parts`` float [4, n, 3, H, W], in decoding's order.
+
+    Each is halved without antialiasing: ``bilinear`` (IDM, Zhao et al. 2023) or ``nearest`` (IDC)."""
+    halved = F.interpolate(parts.flatten(0, 1), scale_factor=0.5, mode=mode).unflatten(0, parts.shape[:2])
+    return torch.cat([torch.cat([halved[0], halved[1]], -1), torch.cat([halved[2], halved[3]], -1)], -2)
 
 
 def fit_arrays(images: Tensor, image_size: int | None, resize: str = "crop") -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import tempfile
@@ -150,7 +151,7 @@ class ContextCore:
         which are added. ``make`` fills a folder; with ``resumable`` it finds there what a killed process left."""
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
             raise DistillError(f"the kind of artifact {kind!r} is not a name; use small letters, digits and _")
-        whole = {"data": self.data.fingerprint, "code": code_hash(make.__module__), "own": dict(key)}
+        whole = {"data": self.data.fingerprint, "code": code_hash(_module(make)), "own": dict(key)}
         return Work(kind, whole, make, needs, title or kind, stage, resumable, effort or Effort())
 
     def artifact(
@@ -265,6 +266,13 @@ class ContextCore:
                 path = self.store.path(one.kind, one.key)
                 if path.is_dir():
                     used[one.address] = cost_of(path)
+
+
+def _module(make: Any) -> str:
+    """Return where a function is written; that of a partial one is the function's, not functools."""
+    while isinstance(make, functools.partial):
+        make = make.func
+    return str(make.__module__)
 
 
 def _restore(file: Path | None, state: Mapping[str, Any]) -> tuple[int, float]:

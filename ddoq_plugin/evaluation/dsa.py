@@ -21,6 +21,7 @@ STRATEGY = "_".join(OPERATIONS)
 
 VALUES = 3  # numbers that an operation takes at most
 CROP, CUTOUT = 0.125, 0.5  # of the side: the largest shift, the side of the square
+SHORT_RUN = 8  # images in a row with one operation, below which they are sorted first
 SCALE, ROTATE = 1.2, 15.0  # the largest enlargement, the largest angle in degrees
 
 
@@ -95,19 +96,18 @@ def augment(images: Tensor, drawn: Draw, *, align_corners: bool = True) -> Tenso
     Raises ValueError where there is neither one draw nor one an image."""
     if len(drawn) not in (1, len(images)):
         raise ValueError(f"{len(drawn)} draws do not fit {len(images)} images")
-    first = int(drawn.operation[0])
-    if len(drawn) == 1 or bool((drawn.operation == first).all()):
-        return _apply(first, images, drawn.values.to(images), align_corners)
-    order = drawn.operation.argsort(stable=True)
-    counts = drawn.operation.bincount(minlength=len(OPERATIONS)).tolist()
-    place = order.to(images.device)
-    parts, values = images[place].split(counts), drawn.values[order].to(images).split(counts)
-    done = [
-        _apply(number, part, own, align_corners)
-        for number, (part, own) in enumerate(zip(parts, values, strict=True))
-        if len(part)
-    ]
-    return torch.cat(done)[place.argsort()]
+    if len(drawn) == 1:
+        return _apply(int(drawn.operation[0]), images, drawn.values.to(images), align_corners)
+    order, operation = None, drawn.operation
+    if len(operation.unique_consecutive()) > max(1, len(images) // SHORT_RUN):  # together what is one operation's
+        order = operation.argsort(stable=True)
+        operation, drawn, images = operation[order], drawn[order], images[order.to(images.device)]
+    operations, counts = operation.unique_consecutive(return_counts=True)
+    sizes, values = counts.tolist(), drawn.values.to(images)
+    parts = zip(operations.tolist(), images.split(sizes), values.split(sizes), strict=True)
+    done = [_apply(number, part, own, align_corners) for number, part, own in parts]
+    whole = done[0] if len(done) == 1 else torch.cat(done)
+    return whole if order is None else whole[order.argsort().to(images.device)]
 
 
 def _apply(number: int, images: Tensor, values: Tensor, align_corners: bool) -> Tensor:

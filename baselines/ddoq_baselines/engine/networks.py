@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from ddoq_plugin.errors import DistillError
 from ddoq_plugin.evaluation.features import features_and_logits
+
+if TYPE_CHECKING:
+    from ddoq_plugin.distiller import DistillContext
 
 
 class FlatNetwork:
@@ -59,3 +64,17 @@ class _WithFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return features_and_logits(self.inner, images)
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Return whether an image's features depend on the other images of its batch."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
+
+
+def refuse_batch_norm(context: DistillContext, name: str, method: str) -> None:
+    """Raise DistillError for a student whose training changes more than its parameters."""
+    if has_batch_norm(context.network(name, "check")):
+        raise DistillError(
+            f"{method!r} keeps networks as vectors of parameters, and {name} has batch norms, whose statistics are "
+            "none; choose a network without, such as convnet3"
+        )

@@ -1,0 +1,51 @@
+"""Real batches, their augmentation, and features of all classes at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ddoq_plugin.evaluation.dsa import Draw, augment, draw
+from ddoq_plugin.evaluation.features import features_of
+
+from .networks import has_batch_norm
+
+if TYPE_CHECKING:
+    from ddoq_plugin.distiller import DistillContext
+
+AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 25}
+"""Values of images that pass a network together where nothing needs their gradient: on a CPU as many as its cache holds
+with what the layers make of them (measured: benchmarks/matching.py)."""
+
+
+def real_by_class(context: DistillContext, size: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return real images ``[C, size, 3, S, S]``, normalised, and their weights ``[C, size]``."""
+    batches = [context.real_batch(class_id, size, draws) for class_id in range(context.num_classes)]
+    real = context.normaliser(torch.cat([batch.images for batch in batches])).unflatten(0, (len(batches), size))
+    return real, torch.stack([batch.weights for batch in batches])
+
+
+def draw_for_classes(strategy: str, classes: int, size: int, draws: torch.Generator) -> Draw | None:
+    """Return a Siamese draw for each class, one operation each; None where there is no augmentation."""
+    return draw(strategy, classes, size, draws, operations="each") if strategy else None
+
+
+def augmented(images: Tensor, drawn: Draw | None, align_corners: bool) -> Tensor:
+    """Return images ``[C n, 3, S, S]`` of ``[C, n, 3, S, S]``, those of a class under its draw."""
+    flat = images.flatten(0, 1)
+    return flat if drawn is None else augment(flat, drawn.repeated(images.shape[1]), align_corners=align_corners)
+
+
+def features_by_class(network: nn.Module, images: Tensor, classes: int) -> Tensor:
+    """Return features ``[C, n, d]`` of images ``[C n, 3, S, S]``.
+
+    What carries no gradient goes through the network in parts, unless a batch norm must see all together."""
+    images = images.contiguous(memory_format=torch.channels_last)
+    if images.requires_grad or has_batch_norm(network):
+        made = features_of(network, images)
+    else:
+        size = max(1, AT_ONCE[images.device.type] // images[0].numel())
+        made = torch.cat([features_of(network, part) for part in images.split(size)])
+    return made.unflatten(0, (classes, -1))
