@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .distiller import DistillContext, Distiller, Work
     from .priors import Prior
 
-IMAGES_PER_CLASS = 8
 IPC = 3
+IMAGES_PER_CLASS = 4 * IPC  # a mosaic has four parts
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 
 
 def small_context(with_prior: bool) -> DistillContext:
-    """Return a fresh context of eight training images a class of the digits; the prior is untrained."""
+    """Return a fresh context of 4 IPC training images a class of the digits; the prior is untrained."""
     from .distiller import DistillContext
 
     data = load_data("digits", limit_per_class=IMAGES_PER_CLASS)

@@ -59,7 +59,7 @@ class IDM(Learner):
     name = "idm"
     quick = {
         "iterations": 3, "batch": 8, "network": "convnet3_w32", "pool": 4, "fresh": 2, "network_steps": 1,
-        "network_batch": 16, "init": "noise",
+        "network_batch": 16,
     }  # fmt: skip
     Config = IDMConfig
     config: IDMConfig

@@ -39,7 +39,7 @@ class M3D(Learner):
     sees 4 IPC images."""
 
     name = "m3d"
-    quick = {"iterations": 3, "batch": 8, "network": "convnet3_w32", "init": "noise"}
+    quick = {"iterations": 3, "batch": 8, "network": "convnet3_w32"}
     Config = M3DConfig
     config: M3DConfig
 

@@ -10,9 +10,13 @@ from ddoq_baselines.engine.networks import FlatNetwork
 from torch import nn
 
 from ddoq_plugin.evaluation.dsa import OPERATIONS, Draw
+from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.students.convnet import _convnet
 
 GOLDEN = Path(__file__).parent
+WIDE = Normaliser(
+    (0.5,) * 3, (0.02,) * 3
+)  # with it, images of deviation 1 stay within [0, 1], where nothing is clamped
 NAMES = {
     "color": ("brightness_u", "saturation_u", "contrast_u"), "crop": ("crop_rows", "crop_cols"),
     "cutout": ("cutout_rows", "cutout_cols"), "flip": ("flip_u",), "scale": ("scale_x", "scale_y"),
