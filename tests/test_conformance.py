@@ -12,7 +12,7 @@ import pytest
 
 from ddoq_plugin import Distiller
 from ddoq_plugin.registry import DISTILLERS
-from ddoq_plugin.testing import CHECKS, Subject, check_declared_work, check_distiller, registered, small_context
+from ddoq_plugin.testing import CHECKS, IPC, Subject, check_declared_work, check_distiller, registered, small_context
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "outside_package"
 
@@ -135,5 +135,5 @@ def test_readme_shows_the_example_as_it_is():
     assert (EXAMPLE / "ddoq_example_k_center.py").read_text().strip() in readme
 
 
-def test_small_context_sees_eight_images_a_class():
-    assert small_context(with_prior=False).data.class_counts().tolist() == [8] * 10
+def test_small_context_has_images_for_the_parts_of_mosaics():
+    assert small_context(with_prior=False).data.class_counts().tolist() == [4 * IPC] * 10
