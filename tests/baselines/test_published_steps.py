@@ -34,6 +34,7 @@ def test_mosaics_are_made_and_decoded_as_published():
     decoded = decode_mosaic(x)
     near(decoded.detach(), row_by_row(values["expanded"]))
     near(torch.autograd.grad((decoded * row_by_row(values["cotangent"])).sum(), x)[0], values["gx"])
+    near(decode_mosaic(values["x"].detach(), 3), values["expanded3"])  # its code goes row by row, as ours
     sources = values["init_sources"]
     near(make_mosaic(row_by_row(sources.flatten(0, 1)).view(sources.shape)), values["init"])
 

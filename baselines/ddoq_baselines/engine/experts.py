@@ -6,6 +6,7 @@ that ask with the same settings share them."""
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 TRAJECTORY, SPACE = "trajectory.safetensors", "space.safetensors"
 EPS = 0.1  # added to the eigenvalues of ZCA, as in MTT's code
+FAR = 100.0  # times the loss of a guess: a training that has left all bounds
 SMALL = 1e-12  # added to norms, as in the code of GSAM
 
 
@@ -113,8 +115,12 @@ class Experts:
             vector.sub_(gradient, alpha=config.lr)
             if place == an_epoch - 1:
                 kept[epoch + 1] = vector.cpu()  # a copy
-                if not kept[epoch + 1].isfinite().all():
-                    raise DistillError(f"expert {index + 1} diverged in epoch {epoch + 1}; lower the experts' lr")
+                bound = FAR * math.log(context.num_classes)
+                if not (float(loss) <= bound and bool(kept[epoch + 1].isfinite().all())):
+                    raise DistillError(
+                        f"expert {index + 1} diverged: its loss is {float(loss):.3g} after epoch {epoch + 1}; lower the "
+                        "experts' lr"
+                    )
         write_tensors(folder / TRAJECTORY, {"parameters": kept})
 
 

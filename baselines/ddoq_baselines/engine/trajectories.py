@@ -128,6 +128,7 @@ class TrajectoryMatcher(Learner):
     def begin(self, context: DistillContext, ipc: int, seed: int) -> Learning:
         from .trajectory_steps import Trajectory
 
+        context.do_together(self.needs(context, ipc, seed))  # before the first step, so that its progress is its own
         return Trajectory(self, context, ipc, seed)
 
     def gradient(
