@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field
 
-from ddoq_plugin.errors import DistillError
 from ddoq_plugin.seeding import generator
 
-from .engine.learning import Count, Counts, Learner, Learning, MatchingConfig, Momentum, Rate
+from .engine.learning import Count, Counts, Learner, Learning, MatchingConfig, Momentum, Rate, check_even_side
 
 if TYPE_CHECKING:
     import torch
@@ -75,8 +74,7 @@ class IDM(Learner):
 
         super().check(context, ipc, clusters)
         refuse_batch_norm(context, self.config.network, self.label())
-        if context.data.image_size % 2:
-            raise DistillError(f"{self.label()!r}: mosaics need images of an even side; set image_size")
+        check_even_side(context, self.label())
 
     def begin(self, context: DistillContext, ipc: int, seed: int) -> Learning:
         return Matching(self.config.at(ipc), context, ipc, seed)

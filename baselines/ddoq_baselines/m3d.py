@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from ddoq_plugin.errors import DistillError
 from ddoq_plugin.seeding import generator
 
-from .engine.learning import Count, Learner, Learning, MatchingConfig
+from .engine.learning import Count, Learner, Learning, MatchingConfig, check_even_side
 
 if TYPE_CHECKING:
     import torch
@@ -53,8 +53,8 @@ class M3D(Learner):
         config = self.config
         if config.factor == 1 and config.init == "mosaic":
             raise DistillError(f"{self.label()!r}: init mosaic goes with factor 2; set init: real")
-        if config.factor == 2 and context.data.image_size % 2:
-            raise DistillError(f"{self.label()!r}: mosaics need images of an even side; set factor: 1")
+        if config.factor == 2:
+            check_even_side(context, self.label())
 
     def begin(self, context: DistillContext, ipc: int, seed: int) -> Learning:
         return Matching(self.config.at(ipc), context, ipc, seed)

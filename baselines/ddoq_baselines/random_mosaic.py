@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ddoq_plugin.distiller import Distiller, Work
-from ddoq_plugin.errors import DistillError
 from ddoq_plugin.seeding import generator
+
+from .engine.learning import check_even_side
 
 if TYPE_CHECKING:
     from ddoq_plugin.distilled_set import DistilledSet
@@ -26,8 +27,7 @@ class RandomMosaic(Distiller):
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)
         context.check_class_sizes(PARTS * ipc, "images", self.label())
-        if context.data.image_size % 2:
-            raise DistillError(f"{self.label()!r}: mosaics need images of an even side; set image_size")
+        check_even_side(context, self.label())
 
     def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
         yield context.set_work(self, ipc, clusters, seed, stage="quantise")

@@ -71,7 +71,15 @@ def test_a_class_too_small_for_the_parts_of_mosaics_is_named(context, method):
         made.distill(context, 4)
 
 
-def test_a_network_without_features_is_refused(monkeypatch, context):
+@pytest.mark.parametrize("method", [IDM, M3D, RandomMosaic])
+def test_images_of_an_odd_side_make_no_mosaics(method):
+    odd = DistillContext(load_data("digits", limit_per_class=12, image_size=15))
+    made = RandomMosaic() if method is RandomMosaic else quick(method)
+    with pytest.raises(DistillError, match="an even side, not 15 px; set image_size"):
+        made.check(odd, 1, None)
+
+
+def test_a_network_without_features_is_refused(context):
     from ddoq_plugin.evaluation.features import last_linear
 
     with pytest.raises(EvaluationError, match="mynet has no linear layer.*choose another student"):

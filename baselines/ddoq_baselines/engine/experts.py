@@ -118,8 +118,8 @@ class Experts:
                 bound = FAR * math.log(context.num_classes)
                 if not (float(loss) <= bound and bool(kept[epoch + 1].isfinite().all())):
                     raise DistillError(
-                        f"expert {index + 1} diverged: its loss is {float(loss):.3g} after epoch {epoch + 1}; lower the "
-                        "experts' lr"
+                        f"expert {index + 1} diverged: its loss is {float(loss):.3g} after epoch {epoch + 1}; lower "
+                        "the experts' lr"
                     )
         write_tensors(folder / TRAJECTORY, {"parameters": kept})
 

@@ -66,6 +66,14 @@ class MatchingConfig(LearnerConfig):
     batch: Counts = 256
 
 
+def check_even_side(context: DistillContext, method: str) -> None:
+    """Raise DistillError where images cannot be halved for mosaics."""
+    if context.data.image_size % 2:
+        raise DistillError(
+            f"{method!r}: mosaics need images of an even side, not {context.data.image_size} px; set image_size"
+        )
+
+
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
@@ -128,8 +136,8 @@ class Learner(Distiller):
         strategy_operations(config.dsa)
         needed = {"real": ipc, "mosaic": 4 * ipc}.get(config.init, 1)
         context.check_class_sizes(needed, "images", self.label())
-        if config.init == "mosaic" and context.data.image_size % 2:
-            raise DistillError(f"{self.label()!r}: mosaics need images of an even side; set image_size")
+        if config.init == "mosaic":
+            check_even_side(context, self.label())
 
     def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
         passes = self.passes(context, ipc)
