@@ -6,8 +6,9 @@ from .engine.learning import STRATEGY
 
 
 class DSA(DC):
-    """DC from real images, with an augmentation drawn for each class and step. ``align_corners`` is True, as in the
-    torch 1.2 of the paper; a newer torch gives the code another rotation."""
+    """DC from real images, with an augmentation drawn for each class and step.
+
+    ``align_corners`` is True, as in the torch 1.2 of the paper; a newer torch gives the code another rotation."""
 
     name = "dsa"
     Config = DCConfig.preset(init="real", dsa=STRATEGY)
