@@ -1,8 +1,9 @@
 """DSA: gradient matching under one augmentation of real and made images (Zhao & Bilen, "Dataset Condensation with
 Differentiable Siamese Augmentation", ICML 2021, arXiv 2102.08259; code VICO-UoE/DatasetCondensation, main.py)."""
 
+from ddoq_plugin.evaluation.dsa_strategy import STRATEGY
+
 from .dc import DC, DCConfig
-from .engine.learning import STRATEGY
 
 
 class DSA(DC):

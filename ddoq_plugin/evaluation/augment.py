@@ -44,7 +44,7 @@ def sample_params(augmentation: Augmentation, n: int, image_size: int, rng: np.r
 
 
 def is_identity(augmentation: Augmentation) -> bool:
-    """Return whether the augmentation never changes an image."""
+    """Return whether the augmentation cuts and mirrors nothing."""
     return augmentation.crop == "none" and augmentation.flip == 0
 
 

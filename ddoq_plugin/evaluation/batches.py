@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..seeding import numpy_rng
+from ..seeding import generator, numpy_rng
 from .augment import CropParams, sample_params
+from .dsa import Draw, draw
 from .mixing import MixParams, sample_mixes
 from .protocol import Augmentation, Mixing
 
@@ -20,11 +21,13 @@ PAGE_STEPS = 32
 
 @dataclass(frozen=True)
 class Page:
-    """PAGE_STEPS consecutive steps: indices int64 [T, B] of the images, crops [T, B], mixes [T] or None."""
+    """PAGE_STEPS consecutive steps: indices int64 [T, B] of the images, crops [T, B], mixes [T] or None; dsa: a draw of
+    B for each step, or None."""
 
     indices: Tensor
     crops: CropParams
     mixes: MixParams | None
+    dsa: tuple[Draw, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,16 @@ class BatchPlan:
         mixes = None
         if self.mixing.name != "none":
             mixes = sample_mixes(self.mixing, PAGE_STEPS, self.batch_size, self.image_size, rng)
+        dsa, strategy = None, self.augmentation.dsa
+        if strategy:
+            draws = generator("dsa", self.seed, number)
+            dsa = tuple(draw(strategy, self.batch_size, self.image_size, draws) for _ in range(PAGE_STEPS))
         shape = (PAGE_STEPS, self.batch_size)
         return Page(
             indices=self._indices(number * rows, rows).view(shape),
             crops=CropParams(crops.boxes.view(*shape, 4), crops.flips.view(shape)),
             mixes=mixes,
+            dsa=dsa,
         )
 
     def _indices(self, start: int, count: int) -> Tensor:

@@ -13,11 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ConfigError, nearest
-
-OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
-STRATEGY = "_".join(OPERATIONS)
-"""All operations, as the papers take them for photographs; for digits they leave out ``flip``."""
+from ..errors import ConfigError
+from .dsa_strategy import OPERATIONS, strategy_operations
 
 VALUES = 3  # numbers that an operation takes at most
 CROP, CUTOUT = 0.125, 0.5  # of the side: the largest shift, the side of the square
@@ -47,17 +44,6 @@ class Draw:
     def repeated(self, times: int) -> Draw:
         """Return each draw ``times`` times in a row: one draw for each of ``times`` images."""
         return Draw(self.operation.repeat_interleave(times), self.values.repeat_interleave(times, 0))
-
-
-def strategy_operations(strategy: str) -> tuple[int, ...]:
-    """Return the places in ``OPERATIONS`` of a strategy such as "color_crop_flip"; ConfigError for an unknown one."""
-    names = strategy.split("_") if strategy else []
-    for name in names:
-        if name not in OPERATIONS:
-            raise ConfigError(
-                f"DSA has no operation {name!r}{nearest(name, OPERATIONS)}; join some of {', '.join(OPERATIONS)} by _"
-            )
-    return tuple(OPERATIONS.index(name) for name in names)
 
 
 def draw(strategy: str, n: int, size: int, generator: torch.Generator, *, operations: str = "one") -> Draw:

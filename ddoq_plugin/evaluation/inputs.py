@@ -13,6 +13,7 @@ from ..data.base import ImageData, Split
 from ..preprocessing import Preprocessing
 from .augment import affine_maps, cut, is_identity
 from .batches import Page
+from .dsa import augment
 from .mixing import apply_mix
 from .protocol import Augmentation, Mixing
 
@@ -115,7 +116,7 @@ class PageBatches:
         self.inputs = inputs
         self.indices = page.indices.to(inputs.device)
         self.maps = None if inputs.untouched else affine_maps(page.crops).to(inputs.device)
-        self.mixed = page.mixes is not None
+        self.dsa, self.mixed = page.dsa, page.mixes is not None
         if page.mixes is not None:
             self.partners = page.mixes.partners.to(inputs.device)
             self.lam, self.boxes = page.mixes.lam.tolist(), page.mixes.boxes.tolist()
@@ -128,7 +129,7 @@ class PageBatches:
         return self.lam[step] if self.mixed else 1.0
 
     def images(self, step: int) -> Tensor:
-        """Return the normalised float32 batch [B, 3, S, S] of ``step``, cut, mirrored and mixed."""
+        """Return the normalised float32 batch [B, 3, S, S] of ``step``, cut, mirrored, under DSA and mixed."""
         if not self.first <= step < self.first + len(self.made):
             self.first, self.made = step, self._make(step, min(step + self.group, len(self.indices)))
         return self.made[step - self.first]
@@ -142,6 +143,8 @@ class PageBatches:
             x = cut(x, self.maps[first:last].flatten(0, 1), inputs.image_size, black=inputs.black)
         batches = x.view(*rows.shape, *x.shape[1:])
         for step in range(first, last):
+            if self.dsa is not None:
+                batches[step - first] = augment(batches[step - first], self.dsa[step])
             if self.lam_at(step) < 1:
                 own = batches[step - first]
                 mixed = apply_mix(own, self.partners[step], self.lam[step], self.boxes[step], inputs.mixing.name)

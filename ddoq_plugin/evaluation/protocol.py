@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from ..errors import ConfigError, UnknownNameError, nearest
 from ..yaml_files import EXTENDS, Checked, Layers, merged, read_layers, valid
+from .dsa_strategy import strategy_operations
 
 MORE = "more"
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -54,6 +55,7 @@ class ScheduleSettings(Checked):
     horizon: float = Field(1.0, ge=1)  # cosine: its half period in units of the whole training
     milestones: tuple[float, ...] = ()  # step: fractions of the whole training
     factor: float = Field(0.1, gt=0, lt=1)  # step: the factor at each milestone
+    restart: bool = False  # step: a milestone begins with a new optimiser, which has no momentum
     warmup: float = Field(0.0, ge=0, lt=1)  # fraction of the training with a linear rise
 
 
@@ -62,16 +64,24 @@ class Augmentation(Checked):
 
     ``crop``: ``resized`` cuts a random box of area ``scale`` and aspect ``ratio`` and resizes it (torchvision's
     RandomResizedCrop, with boxes that are not rounded to pixels); ``shift`` moves the image by up to ``padding`` pixels
-    (RandomCrop with zero padding); ``flip`` is the probability of a horizontal mirror."""
+    (RandomCrop with zero padding); ``flip`` is the probability of a horizontal mirror.
+
+    ``dsa``: after that, one of these operations for a batch, with numbers of each image's own: names joined by "_", or
+    empty (:mod:`.dsa`)."""
 
     crop: Literal["none", "resized", "shift"] = "none"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     padding: int = Field(0, ge=0, le=10_000)
     flip: float = Field(0.0, ge=0, le=1)
+    dsa: str = ""
 
     @model_validator(mode="after")
     def _ordered(self) -> Augmentation:
+        try:
+            strategy_operations(self.dsa)
+        except ConfigError as problem:
+            raise ValueError(str(problem)) from None
         for name, (low, high), most in (("scale", self.scale, 1.0), ("ratio", self.ratio, 1000.0)):
             if not 0 < low <= high <= most:
                 raise ValueError(f"{name} is (smallest, largest) with 0 < smallest <= largest <= {most:g}")
@@ -176,6 +186,10 @@ class Protocol(Checked):
             raise ValueError(f"label_mode {self.label_mode!r} does not go with loss {self.loss.name!r}")
         if self.loss.name == "mse" and self.label_mode != "soft_fixed":
             raise ValueError("loss 'mse' needs the set's own targets: use label_mode 'soft_fixed'")
+        if self.augmentation.dsa and self.label_mode == "soft_stored":
+            raise ValueError("'dsa' does not go with label_mode 'soft_stored', whose labels are of crops and mirrors")
+        if self.schedule.restart and self.schedule.name != "step":
+            raise ValueError(f"'restart' is for schedule 'step', not {self.schedule.name!r}")
         if self.staged and self.label_mode == "soft_stored":
             raise ValueError("'staged' does not go with label_mode 'soft_stored', whose labels are of one plan")
         return self

@@ -158,6 +158,8 @@ class _Run:
         stored = self.source.logits(number).to(self.inputs.device) if isinstance(self.source, SoftLabelBank) else None
         total = torch.zeros((), device=self.inputs.device)
         for step, rate in enumerate(rates):
+            if self.protocol.schedule.restart and rate < self.optimizer.param_groups[0]["lr"]:
+                self.optimizer.state.clear()
             set_learning_rate(self.optimizer, rate)
             total += self._take_step(batches, step, None if stored is None else stored[step])
         return total

@@ -8,7 +8,8 @@ import torch
 from published import Values, near
 
 from ddoq_plugin.errors import ConfigError
-from ddoq_plugin.evaluation.dsa import OPERATIONS, STRATEGY, Draw, augment, draw
+from ddoq_plugin.evaluation.dsa import Draw, augment, draw
+from ddoq_plugin.evaluation.dsa_strategy import OPERATIONS, STRATEGY
 
 
 @pytest.mark.parametrize("file", ["dsa_ops_rgb16", "dsa_ops_gray28"])

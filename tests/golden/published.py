@@ -9,7 +9,8 @@ import torch
 from ddoq_baselines.engine.networks import FlatNetwork
 from torch import nn
 
-from ddoq_plugin.evaluation.dsa import OPERATIONS, Draw
+from ddoq_plugin.evaluation.dsa import Draw
+from ddoq_plugin.evaluation.dsa_strategy import OPERATIONS
 from ddoq_plugin.evaluation.inputs import Normaliser
 from ddoq_plugin.evaluation.students.convnet import _convnet
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from ddoq_plugin.distiller import Distiller, DistillerConfig, Effort, Work
 from ddoq_plugin.errors import DistillError
+from ddoq_plugin.evaluation.dsa_strategy import STRATEGY, strategy_operations
 
 if TYPE_CHECKING:
     import torch
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from ddoq_plugin.distiller import DistillContext
 
     from .pixels import Pixels
-
-STRATEGY = "color_crop_cutout_flip_scale_rotate"  # all operations of DSA, as the papers take them for photographs
 
 Rate = Annotated[float, Field(gt=0, le=1e9)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -127,7 +126,6 @@ class Learner(Distiller):
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)
         from ddoq_plugin.evaluation import check_student
-        from ddoq_plugin.evaluation.dsa import strategy_operations
         from ddoq_plugin.evaluation.features import last_linear
 
         config = self.config.at(ipc)

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from ddoq_plugin.distiller import Work
 from ddoq_plugin.errors import DistillError
+from ddoq_plugin.evaluation.dsa_strategy import STRATEGY
 from ddoq_plugin.yaml_files import Checked
 
-from .learning import STRATEGY, Count, Counts, Learner, LearnerConfig, Learning, Rate, Rates
+from .learning import Count, Counts, Learner, LearnerConfig, Learning, Rate, Rates
 
 if TYPE_CHECKING:
     from torch import Tensor
