@@ -1,4 +1,4 @@
-"""``ddoq``: list, show, train a prior, distil, evaluate, plan, sweep, verify, report.
+"""``ddoq``: list, show, train a prior, distil, import, evaluate, plan, sweep, verify, report.
 
 Everything heavy is imported by the command that needs it, so that ``--help`` answers at once."""
 
@@ -192,6 +192,37 @@ def evaluate(
     if csv is not None:
         with writing(csv, "the CSV file"):
             frame.to_csv(csv, index=False)
+
+
+@app.command("import")
+def import_command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The published files, or their folder.")],
+    layout: Annotated[str, typer.Option(help="dc, mtt, datm, frepo, rfad, rded or srell.")],
+    out: Annotated[Path, typer.Option(help="New folder for the set.")],
+    data: Data = "digits",
+    space: Annotated[str | None, typer.Option(help="pixels, standardised or zca, where the layout asks.")] = None,
+    run: Annotated[int, typer.Option(help="Which of several sets in a file (dc).")] = 0,
+    mosaic: Annotated[int, typer.Option(help="2 where an image holds four (IDM).")] = 1,
+    label: Annotated[str | None, typer.Option(help="The set's name in tables.")] = None,
+    data_option: DataOption = [],  # noqa: B006
+    plugin: Plugin = [],  # noqa: B006
+) -> None:
+    """Bring a published set into a folder for evaluate, sweep (method set) and ddranking."""
+    from .data import load_data
+    from .data.image_tree import shown
+    from .outputs import check_place
+    from .set_import import import_set
+
+    _load(plugin)
+    out = out.expanduser()
+    check_place(out, "the folder of the set")
+    dataset = load_data(data, **_pairs(data_option))
+    made = import_set(files, layout, dataset, space=space, run=run, mosaic=mosaic, label=label)
+    made.save(out)
+    for note in made.provenance["notes"]:
+        typer.echo(f"note: {note}")
+    typer.echo(f"{len(made)} images of {made.num_classes} classes in {shown(out)}")
+    typer.echo(f"scored as its authors do: ddoq evaluate {shown(out)} --protocol {made.provenance['protocol']}")
 
 
 @app.command()

@@ -60,21 +60,29 @@ class Preprocessing:
             return cls(kind, *_channel_statistics(split))
         if kind != "zca":
             return cls(kind)
-        if split.image_size > LARGEST_ZCA:
-            mend = f"use at most {LARGEST_ZCA} px or 'standardised'"
-            raise DataError(f"ZCA of {split.image_size} px images needs too large a matrix; {mend}")
-        if len(split) < 2 or not 0 < eps < math.inf:
-            raise DataError(f"ZCA needs two images and a positive eps, not {len(split)} and {eps}")
-        import torch
+        if not 0 < eps < math.inf:
+            raise DataError(f"ZCA needs a positive eps, not {eps}")
         from kornia.enhance import ZCAWhitening
 
-        dimension = 3 * split.image_size**2
-        dtype = torch.float64 if len(split) * dimension <= FLOAT64_VALUES else torch.float32
-        values = torch.empty(len(split), dimension, dtype=dtype)
-        for start, (images, _) in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
-            values[start : start + len(images)] = images.flatten(1).to(dtype) / 255
-        fitted = ZCAWhitening(eps=float(eps)).fit(values)
+        fitted = ZCAWhitening(eps=float(eps)).fit(_values(split))
         return cls(kind, fitted.mean_vector[0].float(), matrix=fitted.transform_matrix.float())
+
+    @classmethod
+    def fit_share(cls, split: Split, share: float = 0.1, *, centred: bool = True) -> Preprocessing:
+        """Return the ZCA of FRePo (Zhou et al. 2022, get_whitening_transform in its code): of standardised channels,
+        with ``share`` times the mean eigenvalue added to the covariance (divided by n).
+
+        ``centred`` false leaves the mean image in, as RFAD does (Loo et al. 2022, get_zca_matrix). Directions beyond
+        n images keep their length where it is true. Raises DataError as :meth:`fit` does."""
+        import torch
+
+        mean, std = (one.double() for one in _channel_statistics(split))
+        pixels = split.image_size**2
+        mean, std = mean.repeat_interleave(pixels), std.repeat_interleave(pixels)
+        values = _values(split).double().sub_(mean).div_(std)
+        middle = values.mean(0) if centred else torch.zeros_like(mean)
+        whitening = share_whitening(values.sub_(middle), share, keep_beyond=centred)
+        return cls("zca", (mean + std * middle).float(), matrix=(whitening / std[:, None]).float())
 
     def apply(self, images: torch.Tensor) -> torch.Tensor:
         """Return float32 ``[n, 3, H, W]`` in this space, of ``images`` uint8 or float in [0, 1]; differentiable."""
@@ -144,8 +152,41 @@ class Preprocessing:
         return self.matrix.double().inverse().float()
 
 
+def share_whitening(values: torch.Tensor, share: float, *, keep_beyond: bool = True) -> torch.Tensor:
+    """Return the symmetric whitening ``[D, D]`` of values ``[n, D]`` around 0: U (S + share tr(S) / D)^-1/2 U^T.
+
+    ``keep_beyond``: where n < D, directions beyond the first n have the factor 1 (FRePo)."""
+    import torch
+
+    n, dimension = values.shape
+    covariance = values.T @ values / n
+    covariance.diagonal().add_(share * covariance.trace() / dimension)
+    directions, sizes, _ = torch.linalg.svd(covariance)
+    factors = sizes.rsqrt()
+    if keep_beyond:
+        factors[n:] = 1
+    return (directions * factors) @ directions.T
+
+
 PIXELS = Preprocessing()
 """The images as they are."""
+
+
+def _values(split: Split) -> torch.Tensor:
+    """Return all images of ``split`` as rows in [0, 1], float64 where they are few; DataError where ZCA cannot be."""
+    if split.image_size > LARGEST_ZCA:
+        mend = f"use at most {LARGEST_ZCA} px or 'standardised'"
+        raise DataError(f"ZCA of {split.image_size} px images needs too large a matrix; {mend}")
+    if len(split) < 2:
+        raise DataError(f"ZCA needs two images, not {len(split)}")
+    import torch
+
+    dimension = 3 * split.image_size**2
+    dtype = torch.float64 if len(split) * dimension <= FLOAT64_VALUES else torch.float32
+    values = torch.empty(len(split), dimension, dtype=dtype)
+    for start, (images, _) in zip(range(0, len(split), BATCH), split.batches(BATCH), strict=True):
+        values[start : start + len(images)] = images.flatten(1).to(dtype) / 255
+    return values
 
 
 def _channel_statistics(split: Split) -> tuple[torch.Tensor, torch.Tensor]:

@@ -46,14 +46,16 @@ def match_folders(
 ) -> tuple[list[int], str]:
     """Return the label of each class folder of ``parent``, and how the folders were read: all of them in one way.
 
-    The ways: class names, WordNet ids, our own "00003_dog", and positions 0, 1, ... (not where class names are
-    numbers). DataError: a folder that is no class, two folders of one class, or folders named in several ways."""
+    The ways: class names, WordNet ids, our own "00003_dog", positions 0, 1, ... (not where class names are numbers),
+    and SRe2L's "new003". DataError: a folder that is no class, two folders of one class, or folders named in several
+    ways."""
     composed = [unicodedata.normalize("NFC", name) for name in names]
     ways: dict[str, Callable[[str], int | None]] = {
         "class names": lambda folder: composed.index(folder) if folder in composed else None,
         "WordNet ids": lambda folder: list(wnids).index(folder) if wnids and folder in wnids else None,
         "numbers and names": lambda folder: _own_label(folder, names),
         "positions": lambda folder: None if _numbered(names) else _number(folder, len(names)),
+        "SRe2L's numbers": lambda folder: _number(folder[3:], len(names)) if folder.startswith("new") else None,
     }
     read = {way: [label_of(folder) for folder in folders] for way, label_of in ways.items()}
     labels = [next((found[at] for found in read.values() if found[at] is not None), None) for at in range(len(folders))]
