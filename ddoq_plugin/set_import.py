@@ -254,7 +254,8 @@ def _tensors(path: Path) -> Any:
     import numpy as np
     import torch
 
-    scalar, array = (function for function, *_ in (made.__reduce__() for made in (np.float64(0), np.zeros(1))))
+    scalar: Any = np.float64(0).__reduce__()[0]
+    array: Any = np.zeros(1).__reduce__()[0]
     kinds = [type(np.dtype(name)) for name in ("float32", "float64", "int64")]
     allowed: list[Any] = [np.dtype, np.ndarray, *kinds, scalar, array]
     for one in allowed[-2:]:  # NumPy 2 and NumPy 1 keep these functions at other places

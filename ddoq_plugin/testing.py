@@ -226,8 +226,9 @@ def _raises(kind: type[Exception], text: str, call: Callable[[], object]) -> Non
 
 
 def registered() -> list[str]:
-    """Return the names of every usable registered distiller."""
-    return DISTILLERS.names()
+    """Return the names of every usable registered distiller that needs no setting to be given."""
+    fields = {name: DISTILLERS.load(name).Config.model_fields.values() for name in DISTILLERS.names()}
+    return [name for name, own in fields.items() if not any(field.is_required() for field in own)]
 
 
 if __name__ == "__main__":

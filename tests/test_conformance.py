@@ -23,6 +23,13 @@ def test_contract(name, check):
     check(Subject(name))
 
 
+def test_a_given_set_keeps_the_contract(tmp_path):
+    for ipc in (1, IPC):
+        for seed in (0, 1):
+            Subject("random").distill(ipc, seed=seed).save(tmp_path / f"set_{ipc}_{seed}")
+    check_distiller("set", path=str(tmp_path / "set_{ipc}_{seed}"))
+
+
 class Breaks(Distiller):
     """Registered by each test below with one promise broken."""
 

@@ -169,7 +169,8 @@ class DistillContext(NetworkDoors):
         name, settings = method.name or type(method).__name__, method.config.model_dump(mode="json")
         code = code_hash(*SHAPING, *self.prior_modules(), *method_modules(method))
         asked = {"method": name, "settings": settings, "ipc": ipc, "clusters": clusters, "seed": seed, "code": code}
-        return {**self.identity, **asked}
+        inputs = [one.inputs(ipc, seed) for one in with_parts(method)]
+        return {**self.identity, **asked, **({"inputs": inputs} if any(inputs) else {})}
 
     def _make_set(self, method: Distiller, ipc: int, clusters: int | None, seed: int, folder: Path) -> Cost:
         """Distil into ``folder`` and return the whole cost; the provenance has it by kind, and the method's own."""
@@ -188,7 +189,12 @@ class DistillContext(NetworkDoors):
         return whole
 
 
+def with_parts(method: Distiller) -> list[Distiller]:
+    """Return a method and all that it wraps, in their order."""
+    return [method, *(one for part in method.parts() for one in with_parts(part))]
+
+
 def method_modules(method: Distiller) -> list[str]:
     """Return the modules of a method's classes and of the methods that it wraps."""
-    own = [cls.__module__ for cls in type(method).__mro__ if issubclass(cls, Distiller) and cls is not Distiller]
-    return own + [module for part in method.parts() for module in method_modules(part)]
+    classes = [cls for one in with_parts(method) for cls in type(one).__mro__]
+    return [cls.__module__ for cls in classes if issubclass(cls, Distiller) and cls is not Distiller]

@@ -127,6 +127,12 @@ class Distiller(ABC):
         """
         yield context.set_work(self, ipc, clusters, seed)
 
+    def inputs(self, ipc: int, seed: int) -> Any:
+        """Return what a set depends on beside data, prior, settings and code, as plain data: it goes into the key.
+
+        Such as the hash of a file that the method reads. Raises DistillError where there is no such file."""
+        return None
+
     def label(self) -> str:
         """Return the method's short name in tables; settings that a sweep varies are added by the sweep."""
         return self.name or type(self).__name__
