@@ -12,11 +12,27 @@ import pytest
 
 from ddoq_plugin import Distiller
 from ddoq_plugin.registry import DISTILLERS
-from ddoq_plugin.testing import CHECKS, IPC, Subject, check_declared_work, check_distiller, registered, small_context
+from ddoq_plugin.testing import (
+    CHECKS,
+    IPC,
+    Subject,
+    check_declared_work,
+    check_distiller,
+    fresh_hashes,
+    registered,
+    small_context,
+)
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "outside_package"
 
 
+@pytest.fixture(scope="module")
+def made_in_another_process():
+    """One fresh process makes the sets of all methods, instead of one each."""
+    fresh_hashes([Subject(name) for name in registered()])
+
+
+@pytest.mark.usefixtures("made_in_another_process")
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
 @pytest.mark.parametrize("name", registered())
 def test_contract(name, check):
