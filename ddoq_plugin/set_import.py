@@ -185,7 +185,7 @@ def _of_folder(paths: Sequence[Path], data: ImageData) -> DistilledSet:
 
 def _read_dc(files: Sequence[Path], run: int) -> Found:
     """Read ``res_METHOD_DATA_NET_nipc.pt``: a list of runs under "data", each images and labels."""
-    content = _tensors(_one(files))
+    content = plain_tensors(_one(files))
     runs = content.get("data") if isinstance(content, Mapping) else None
     if not isinstance(runs, list) or not runs:
         raise DataError(f"{files[0]} has no list of runs under 'data', as DC, DSA, DM and IDM save them")
@@ -198,8 +198,8 @@ def _read_dc(files: Sequence[Path], run: int) -> Found:
 def _read_mtt(files: Sequence[Path], run: int) -> Found:
     """Read the tensors of images and labels, and of the rate where it was saved."""
     chosen = _by_part(files)
-    images, labels = (_tensors(chosen[part]).detach() for part in ("images", "labels"))
-    rate = float(_tensors(chosen["lr"])) if "lr" in chosen else None
+    images, labels = (plain_tensors(chosen[part]).detach() for part in ("images", "labels"))
+    rate = float(plain_tensors(chosen["lr"])) if "lr" in chosen else None
     notes = [f"{part} from {path.name}" for part, path in chosen.items()]
     if labels.ndim == 1:
         return Found(images, labels, learning_rate=rate, notes=notes)
@@ -249,7 +249,7 @@ def _by_part(files: Sequence[Path]) -> dict[str, Path]:
     return chosen
 
 
-def _tensors(path: Path) -> Any:
+def plain_tensors(path: Path) -> Any:
     """Return what a ``.pt`` file holds: tensors, plain values and NumPy's numbers, nothing that runs code."""
     import numpy as np
     import torch

@@ -13,6 +13,7 @@ import pytest
 import torch
 from ddoq_baselines.dc import DC
 from ddoq_baselines.dsa import DSA
+from ddoq_baselines.engine.networks import FlatNetwork
 from ddoq_baselines.ftd import FTD
 from ddoq_baselines.idm import IDM
 from ddoq_baselines.m3d import M3D
@@ -113,6 +114,46 @@ def test_an_experts_epochs_are_different_parameters(context):
     parameters = experts.parameters(0)
     assert parameters.shape[0] == EXPERTS["epochs"] + 1
     assert (parameters[1:] - parameters[:-1]).abs().amax(1).min() > 0
+
+
+def published_buffer(context, parameters, file):
+    """Write experts as MTT's buffer.py does: a list of experts, of snapshots, of parameters."""
+    network = FlatNetwork(context.network("convnet3_w32", "check"))
+    torch.save([[list(map(torch.clone, network.tensors(one))) for one in expert] for expert in parameters], file)
+
+
+def test_given_experts_take_the_place_of_ours(tmp_path, context):
+    method = quick(MTT, experts={**EXPERTS, "epochs": 6, "lr": 0.05})
+    own = method.distill(context, 1)
+    published_buffer(context, [method.experts(context).parameters(0)], tmp_path / "replay_buffer_0.pt")
+    elsewhere = DistillContext(context.data, store=Store(tmp_path / "other"))
+    given = quick(MTT, experts={**EXPERTS, "epochs": 6, "path": str(tmp_path / "replay_buffer_0.pt")})
+    assert elsewhere.distilled(given, 1).hash == own.hash and stored(elsewhere, "experts") == 0
+    (file,) = context.store.root.glob("experts/*/trajectory.safetensors")
+    ours = quick(MTT, experts={**EXPERTS, "epochs": 6, "path": str(file.parent)})
+    assert ours.distill(elsewhere, 1).hash == own.hash
+    assert ours.inputs(1, 0) != given.inputs(1, 0)
+
+
+def test_given_experts_that_do_not_fit_are_named(tmp_path, context):
+    network = FlatNetwork(context.network("convnet3_w32", "check"))
+    file = tmp_path / "replay_buffer_0.pt"
+
+    def refused(message, **more):
+        with pytest.raises(DistillError, match=message):
+            quick(MTT, **{"experts": {**EXPERTS, "path": str(tmp_path)}, **more}).distill(context, 1)
+
+    refused("there are no experts in")
+    published_buffer(context, [network.vector()[None].repeat(3, 1)], file)
+    refused(
+        "are 1 of 2 epochs; set experts.count and experts.epochs", experts={**EXPERTS, "count": 2, "path": str(file)}
+    )
+    refused("classify .*% of the training images right after 2 epochs: they are of other data")
+    refused(
+        "another network than convnet3: parameter 0 has shape .32, 3, 3, 3., not .128, 3, 3, 3.", network="convnet3"
+    )
+    torch.save({"a": 1}, file)
+    refused("is no buffer of experts")
 
 
 def test_a_set_of_whitened_images_says_so(context):

@@ -24,6 +24,7 @@ from ddoq_plugin.seeding import generator
 from ddoq_plugin.store.code import code_hash
 from ddoq_plugin.store.tensor_files import read_tensors, write_tensors
 
+from .expert_files import read_experts
 from .networks import FlatNetwork
 from .pixels import TrainingImages
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 TRAJECTORY, SPACE = "trajectory.safetensors", "space.safetensors"
 EPS = 0.1  # added to the eigenvalues of ZCA, as in MTT's code
 FAR = 100.0  # times the loss of a guess: a training that has left all bounds
+PROBES = 1000  # training images on which given experts must do twice as well as a guess
 SMALL = 1e-12  # added to norms, as in the code of GSAM
 
 
@@ -49,8 +51,38 @@ class Experts:
         self._read: dict[int, Tensor] = {}
 
     def works(self) -> tuple[Work, ...]:
-        """Declare them, each with the whitening that it needs."""
+        """Declare them, each with the whitening that it needs; of given experts the whitening alone."""
+        if self.config.path is not None:
+            return (self._space_work(),) if self.zca else ()
         return tuple(self._work(index) for index in range(self.config.count))
+
+    def check_given(self, accuracy: bool = False) -> None:
+        """Raise DistillError where experts are given and do not fit; ``accuracy``: try them on training images."""
+        path, config = self.config.path, self.config
+        if path is None:
+            return
+        network = FlatNetwork(self.context.network(self.name, "check"))
+        self._read = dict(enumerate(read_experts(path, network, self.name)))
+        shortest = min(len(parameters) for parameters in self._read.values()) - 1
+        if len(self._read) < config.count or shortest < config.epochs:
+            raise DistillError(
+                f"the experts in {path} are {len(self._read)} of {shortest} epochs; set experts.count and "
+                "experts.epochs to at most that"
+            )
+        share = self._accuracy(network, self._read[0][config.epochs]) if accuracy else 1.0
+        if share < 2 / self.context.num_classes:
+            raise DistillError(
+                f"the experts in {path} classify {share:.0%} of the training images right after {config.epochs} "
+                "epochs: they are of other data or of another preprocessing (zca)"
+            )
+
+    @torch.no_grad()
+    def _accuracy(self, network: FlatNetwork, vector: Tensor) -> float:
+        real = TrainingImages(self.context, self.space())
+        rows = torch.randperm(len(real), generator=generator("expert probes"))[:PROBES]
+        images, labels = real.batch(rows)
+        logits = torch.cat([network.logits(vector.to(images.device), part) for part in images.split(256)])
+        return float((logits.argmax(1) == labels).float().mean())
 
     def space(self) -> Preprocessing:
         """Return the space that the networks see: ZCA of the training images, or pixels (normalised as usual)."""
@@ -60,7 +92,7 @@ class Experts:
 
     def parameters(self, index: int) -> Tensor:
         """Return an expert's parameters, float32 ``[epochs + 1, P]``: at the start and after each epoch."""
-        if index not in self._read:
+        if index not in self._read:  # given ones have been read by check_given
             self._read[index] = read_tensors(self.context.do(self._work(index)) / TRAJECTORY)["parameters"]
         return self._read[index]
 
@@ -77,7 +109,7 @@ class Experts:
 
     def _work(self, index: int) -> Work:
         config, context = self.config, self.context
-        settings = config.model_dump(mode="json", exclude={"count"})
+        settings = config.model_dump(mode="json", exclude={"count", "path"})
         key = {"network": self.name, "zca": self.zca, "align_corners": self.align_corners, "index": index, **settings}
         key["code"] = [student_code(self.name), code_hash("ddoq_plugin.evaluation.dsa")]
         images = len(context.data.train) * config.epochs

@@ -31,8 +31,10 @@ class ExpertConfig(Checked):
     count, epochs: how many, and how long each. batch, lr: of SGD without momentum, decay or schedule. dsa: operations
     drawn for a batch, with numbers of each image's own. optimiser: ``gsam`` for the flat experts of FTD, with rho (the
     size of the perturbation), alpha (the share of the orthogonal part that is taken away) and adaptive (a perturbation
-    in proportion to the parameters)."""
+    in proportion to the parameters). path: experts that are there already, as MTT's code writes them
+    (replay_buffer_0.pt and so on), or files of ours; the other settings are then those they were trained with."""
 
+    path: str | None = None
     count: Count = 100
     epochs: Count = 50
     batch: Count = 256
@@ -96,6 +98,12 @@ class TrajectoryMatcher(Learner):
     def needs(self, context: DistillContext, ipc: int, seed: int) -> tuple[Work, ...]:
         return self.experts(context).works()
 
+    def inputs(self, ipc: int, seed: int) -> Any:
+        from .expert_files import files_hash
+
+        path = self.config.experts.path
+        return None if path is None else files_hash(path)
+
     def passes(self, context: DistillContext, ipc: int) -> Mapping[str, float]:
         config, images = self.config.at(ipc), context.num_classes * ipc
         seen = config.iterations * config.steps * min(images, config.batch or images) * self.unrollings
@@ -123,6 +131,7 @@ class TrajectoryMatcher(Learner):
         lowest = min(config.max_start, config.first_max_start or config.max_start)
         if config.min_start >= lowest:
             raise DistillError(f"{self.label()!r}: min_start {config.min_start} must be below max_start, {lowest}")
+        self.experts(context).check_given()
         if config.label_lr is not None and config.init != "real":
             raise DistillError(f"{self.label()!r}: learnt labels begin with those of real images; set init: real")
 

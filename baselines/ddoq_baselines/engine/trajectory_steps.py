@@ -35,6 +35,7 @@ class Trajectory(Learning):
         config, device = self.config, context.device
         self.network = FlatNetwork(context.network(config.network, "check"))
         self.experts = method.experts(context)
+        self.experts.check_given(accuracy=True)
         space, draws = self.experts.space().to(device), generator("trajectory init", seed)
         self.labels = torch.arange(context.num_classes, device=device).repeat_interleave(ipc)
         if config.label_lr is None:
