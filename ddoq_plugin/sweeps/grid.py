@@ -123,7 +123,7 @@ def row_key(spec: RowSpec, context: DistillContext, training_key: dict[str, Any]
     """Return the name of a row's file; ``training_key`` holds the protocol, the teacher and the code that trains."""
     made_from = None if spec.set is None else context.set_key(*spec.set.asked)
     student = [spec.student, student_code(spec.student)]
-    return hash_key({"kind": spec.kind, "set": made_from, "student": student, "seed": spec.seed, **training_key})[:20]
+    return hash_key({"kind": spec.kind, "distilled": made_from, "student": student, "seed": spec.seed, **training_key})[:20]
 
 
 def _is_varied(name: str, given: dict[str, Any], key: str) -> bool:
