@@ -6,7 +6,7 @@ keys of another config; ``protocol: {extends: hard_short, steps: 300}`` changes 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from .errors import ConfigError, nearest
 from .record import prior_name
@@ -48,6 +48,13 @@ def _share_of_gpus(value: float | None) -> float | None:
     return value
 
 
+def _no_doubles(values: list[Any]) -> list[Any]:
+    doubles = sorted({str(value) for value in values if values.count(value) > 1})
+    if doubles:
+        raise ValueError(f"{', '.join(doubles)} is given twice; remove one")
+    return values
+
+
 STAGES = ("encode", "quantise", "generate", "label", "train")
 MOST_SEEDS = 10_000
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -56,6 +63,7 @@ Positive = Annotated[float, Field(gt=0, le=1_000_000)]
 Gpus = Annotated[float, Field(ge=0, le=1_000_000), AfterValidator(_share_of_gpus)]
 Named = BeforeValidator(name_only)
 Listed = BeforeValidator(lambda value: value if isinstance(value, list) else [value])
+Single = AfterValidator(_no_doubles)
 ProtocolConfig = Annotated[Any, AfterValidator(_is_protocol)]
 """A protocol's name, its YAML file, or a mapping of its keys, those of ``extends`` where they are left out."""
 
@@ -79,10 +87,11 @@ class PriorConfig(_Named):
 
 
 class MethodConfig(_Named):
-    """``name`` of a registered distiller, its settings, ``clusters`` where they differ from the sweep's, and the
-    ``label`` of its lines in tables, where the method's own would not tell two entries apart."""
+    """``name`` of a registered distiller, its settings, ``ipc`` and ``clusters`` where they differ from the sweep's,
+    and the ``label`` of its lines in tables, where the method's own would not tell two entries apart."""
 
-    clusters: Annotated[list[Count | Literal["ipc"]], Listed] | None = Field(None, min_length=1)
+    ipc: Annotated[list[Count], Single, Listed] | None = Field(None, min_length=1)
+    clusters: Annotated[list[Count | Literal["ipc"]], Single, Listed] | None = Field(None, min_length=1)
     label: str | None = Field(None, pattern=r"^[\w+(=][\w .,+()=-]{0,59}$")
 
 
@@ -144,12 +153,12 @@ class SweepConfig(Checked):
     dataset: Annotated[DatasetConfig, Named]
     prior: Annotated[PriorConfig, Named] | None = None
     methods: list[Annotated[MethodConfig, Named]] = Field(min_length=1)
-    ipc: Annotated[list[Count], Listed] = Field(min_length=1)
-    clusters: Annotated[list[Count | Literal["ipc"]], Listed] = Field(["ipc"], min_length=1)
-    students: Annotated[list[str], Listed] = Field(min_length=1)
+    ipc: Annotated[list[Count], Single, Listed] = Field(min_length=1)
+    clusters: Annotated[list[Count | Literal["ipc"]], Single, Listed] = Field(["ipc"], min_length=1)
+    students: Annotated[list[str], Single, Listed] = Field(min_length=1)
     teacher: TeacherConfig | None = None
     protocol: ProtocolConfig
-    seeds: Annotated[list[Seed], BeforeValidator(_seed_list)] = Field(min_length=1, max_length=MOST_SEEDS)
+    seeds: Annotated[list[Seed], Single, BeforeValidator(_seed_list)] = Field(min_length=1, max_length=MOST_SEEDS)
     full_data: bool = True
     """Whether every student is also trained on the whole training split: the ceiling, and at twice the steps (on
     validation) the proof that the protocol trains to convergence."""
@@ -159,14 +168,6 @@ class SweepConfig(Checked):
     store: str | None = None
     """Where shared artifacts are kept; default ``store`` beside the run's folder."""
     plugins: list[str] = []
-
-    @field_validator("ipc", "clusters", "students", "seeds")
-    @classmethod
-    def _no_doubles(cls, values: list[Any]) -> list[Any]:
-        doubles = sorted({str(value) for value in values if values.count(value) > 1})
-        if doubles:
-            raise ValueError(f"{', '.join(doubles)} is given twice; remove one")
-        return values
 
     @property
     def output_folder(self) -> Path:

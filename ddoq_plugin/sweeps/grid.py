@@ -82,12 +82,13 @@ def make_grid(config: SweepConfig) -> Grid:
     """Expand a config. Raises ConfigError for a method or setting that does not exist."""
     sets: list[SetSpec] = []
     rows_a_line = len(config.students) * len(config.seeds)
-    if rows_a_line * len(config.methods) * len(config.ipc) * len(config.clusters) > MOST_ROWS:
+    sizes = sum(len(one.ipc or config.ipc) * len(one.clusters or config.clusters) for one in config.methods)
+    if rows_a_line * sizes > MOST_ROWS:
         raise ConfigError(f"the config asks for more than {MOST_ROWS:,} rows; split it, or take fewer seeds")
     variants = [(method, *variant) for method in config.methods for variant in method_variants(method)]
     for place, (method, settings, label) in enumerate(variants):
         uses_clusters = make_distiller(method.name, settings).uses_clusters
-        for ipc in config.ipc:
+        for ipc in method.ipc or config.ipc:
             asked = (method.clusters or config.clusters) if uses_clusters else [None]
             for clusters in dict.fromkeys(ipc if k == "ipc" else k for k in asked):
                 sets += [SetSpec(method.name, settings, label, ipc, clusters, seed, place) for seed in config.seeds]
@@ -123,7 +124,8 @@ def row_key(spec: RowSpec, context: DistillContext, training_key: dict[str, Any]
     """Return the name of a row's file; ``training_key`` holds the protocol, the teacher and the code that trains."""
     made_from = None if spec.set is None else context.set_key(*spec.set.asked)
     student = [spec.student, student_code(spec.student)]
-    return hash_key({"kind": spec.kind, "distilled": made_from, "student": student, "seed": spec.seed, **training_key})[:20]
+    own = {"kind": spec.kind, "distilled": made_from, "student": student, "seed": spec.seed}
+    return hash_key({**own, **training_key})[:20]
 
 
 def _is_varied(name: str, given: dict[str, Any], key: str) -> bool:

@@ -203,7 +203,7 @@ class SweepSession:
     def config_hash(self) -> str:
         """Hash of all that the numbers depend on: contents, not folders, resources or notes."""
         config = self.config
-        asked = [[m.name, m.options(), m.clusters] for m in config.methods]
+        asked = [[m.name, m.options(), m.ipc, m.clusters] for m in config.methods]
         grid = [asked, config.ipc, config.clusters, config.students, config.seeds, config.full_data]
         return hash_key([self.data.fingerprint, self.identity, self.evaluator.key, grid])[:12]
 
