@@ -154,6 +154,16 @@ def test_grid_of_lists(tmp_path):
     assert len([row for row in grid.rows if row.kind == "full_data_2x"]) == 2 * 3
 
 
+def test_a_method_may_have_ipcs_of_its_own(tmp_path):
+    text = TEXT.replace("  - random", "  - {name: random, ipc: 1}\n  - {name: random, ipc: [10, 50], stored_size: 8}")
+    sets = [spec for spec in make_grid(config_of(tmp_path, text)).sets if spec.method == "random"]
+    assert {(spec.ipc, spec.settings.get("stored_size")) for spec in sets} == {(1, None), (10, 8), (50, 8)}
+    with pytest.raises(ConfigError, match="both called 'random'"):
+        make_grid(config_of(tmp_path, text.replace("[10, 50]", "[1, 50]")))
+    with pytest.raises(ConfigError, match="ipc: 10 is given twice"):
+        config_of(tmp_path, text.replace("[10, 50]", "[10, 10]"))
+
+
 def test_every_varied_setting_is_in_the_label(tmp_path):
     text = TEXT.replace("strength: 0.3", "strength: [0.3, 0.7]")
     labels = {spec.label for spec in make_grid(config_of(tmp_path, text)).sets}

@@ -26,7 +26,7 @@ class DCConfig(MatchingConfig.preset(lr=0.1, init="noise", dsa="")):  # type: ig
     two image steps; the code defines outer and inner for IPC 1, 10, 20, 30, 40 and 50. metric: ours (one cosine a row
     of a layer), mse or cos (one cosine of all). network_lr, network_batch: of the network's SGD."""
 
-    iterations: Count = 1000
+    iterations: Counts = 1000
     outer: Counts = OUTER
     inner: Counts = INNER
     metric: Literal["ours", "mse", "cos"] = "ours"
@@ -51,6 +51,9 @@ class DC(Learner):
         between = 3 * context.num_classes * ipc * config.inner
         return {config.network: float(config.iterations * (config.outer * a_step + (config.outer - 1) * between))}
 
+    def kept(self, context: DistillContext, ipc: int) -> int:
+        return max(4 * ipc, self.config.at(ipc).batch)
+
     def begin(self, context: DistillContext, ipc: int, seed: int) -> Learning:
         return Matching(self.config.at(ipc), context, ipc, seed)
 
@@ -69,7 +72,6 @@ class Matching(Learning):
         self.state = {**self.pixels.state, "network": self.network}
 
     def step(self, number: int) -> float:
-        import torch
 
         from .engine.networks import has_batch_norm
 
@@ -82,15 +84,15 @@ class Matching(Learning):
         if has_batch_norm(self.network):
             self._set_statistics(draws)
         seen = self.pixels.seen()
-        loss = self.loss(seen, draws)
-        (gradient,) = torch.autograd.grad(loss, seen)
+        loss, gradient = self.matched(seen.detach(), draws)
         self.pixels.step(gradient)
         if outer < config.outer - 1:
             self._train(draws)
-        return float(loss.detach())
+        return loss
 
-    def loss(self, seen: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
-        """Return the distance of the gradients of all classes, of images as networks see them."""
+    def matched(self, seen: torch.Tensor, draws: torch.Generator) -> tuple[float, torch.Tensor]:
+        """Return the distance of the gradients of all classes, and its gradient with respect to images as networks see
+        them; class by class, so that memory does not grow with their number."""
         import torch
         from torch.nn import functional as F
 
@@ -100,8 +102,9 @@ class Matching(Learning):
 
         config, context = self.config, self.context
         parameters = list(self.network.parameters())
-        total = torch.zeros((), device=seen.device)
+        total, gradients = 0.0, []
         for class_id, own in enumerate(seen.split(self.ipc)):
+            leaf = own.requires_grad_()
             real = context.real_batch(class_id, config.batch, draws)
             images = context.normaliser(real.images)
             if config.dsa:
@@ -112,8 +115,10 @@ class Matching(Learning):
             target = torch.autograd.grad((losses * real.weights).mean(), parameters)
             loss = F.cross_entropy(self.network(own), labels[:1].expand(len(own)))
             made = torch.autograd.grad(loss, parameters, create_graph=True)
-            total = total + gradient_distance(target, made, config.metric)
-        return total
+            distance = gradient_distance(target, made, config.metric)
+            gradients.append(torch.autograd.grad(distance, leaf)[0])
+            total += float(distance.detach())
+        return total, torch.cat(gradients)
 
     def _train(self, draws: torch.Generator) -> None:
         """Train the network on the made images; augmentations are each image's own."""

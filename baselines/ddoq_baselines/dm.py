@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ddoq_plugin.seeding import generator
 
-from .engine.learning import Count, Learner, Learning, MatchingConfig, Rates
+from .engine.learning import Counts, Learner, Learning, MatchingConfig, Rates
 
 if TYPE_CHECKING:
     from ddoq_plugin.distiller import DistillContext
@@ -21,7 +21,7 @@ class DMConfig(MatchingConfig):
     iterations: image steps, each with a new random network. lr: for 2048 features (the squared distance grows with
     their number): it is multiplied by 2048 over the network's own; the code takes 10 from 100 images a class on."""
 
-    iterations: Count = 20_000
+    iterations: Counts = 20_000
     lr: Rates = 1.0
 
 
@@ -59,7 +59,7 @@ class Matching(Learning):
     def step(self, number: int) -> float:
         import torch
 
-        from .engine.features import augmented, draw_for_classes, features_by_class, real_by_class
+        from .engine.features import augmented, draw_for_classes, features_by_class, matched, real_by_class
         from .engine.losses import mean_distance
 
         config, context, classes = self.config, self.context, self.context.num_classes
@@ -71,8 +71,10 @@ class Matching(Learning):
             target = features_by_class(network, augmented(real, drawn, config.align_corners), classes)
         seen = self.pixels.seen()
         own = augmented(seen.unflatten(0, (classes, self.ipc)), drawn, config.align_corners)
-        made = features_by_class(network, own, classes)
-        loss = mean_distance(target, made, weights)
-        (gradient,) = torch.autograd.grad(loss, seen)
-        self.pixels.step(gradient, config.lr * FEATURES / made.shape[-1])
-        return float(loss.detach())
+
+        def distance(made: torch.Tensor, part: slice) -> torch.Tensor:
+            return mean_distance(target[part], made, weights[part])
+
+        loss, gradient = matched(network, own, seen, classes, distance)
+        self.pixels.step(gradient, config.lr * FEATURES / target.shape[-1])
+        return loss

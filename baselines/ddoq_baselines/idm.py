@@ -36,7 +36,7 @@ class IDMConfig(MatchingConfig.preset(lr=0.2, init="mosaic")):  # type: ignore[m
     iterations, and the oldest goes. trained: networks that train in an iteration, ``network_steps`` SGD steps each on
     ``network_batch`` real images. ce_weight: of the cross-entropy, times the network's accuracy in percent."""
 
-    iterations: Count = 20_000
+    iterations: Counts = 20_000
     pool: Count = 100
     fresh: Counts = 30
     trained: Count = 2
@@ -68,6 +68,9 @@ class IDM(Learner):
         matched = context.num_classes * (config.batch + 3 * 4 * ipc)  # forward; and back for the four parts
         trained = 3 * config.trained * config.network_steps * config.network_batch
         return {config.network: float(config.iterations * (matched + trained))}
+
+    def kept(self, context: DistillContext, ipc: int) -> int:
+        return max(4 * ipc, self.config.network_batch)
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         from .engine.networks import refuse_batch_norm

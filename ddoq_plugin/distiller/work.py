@@ -22,7 +22,9 @@ class Effort:
     ``encode``, ``denoise`` and ``decode`` are the prior's; any other name is a student's, at ``side`` pixels (None: the
     data's). A training step counts 3 for an image, forward and backward. operations: work of a processor core, by the
     names of ``core`` in planning/rates.yaml (``product_flops``, ``distance_flops``, ``image_files``, ...), and
-    ``flops`` for anything else. bytes: what it writes. memory: bytes that it holds beside process and networks."""
+    ``flops`` for anything else. bytes: what it writes. memory: bytes that it holds beside process and networks.
+    kept: images whose activations a student holds at once for its backward pass; about 4 for an image where a gradient
+    goes through a gradient (measured on the CPU)."""
 
     images: int = 0
     passes: Mapping[str, float] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Effort:
     bytes: int = 0
     memory: int = 0
     side: int | None = None
+    kept: int = 0
 
 
 @dataclass(frozen=True)

@@ -165,12 +165,14 @@ class Estimate:
     def _add_memory(self, stage: Stage, works: list[Work]) -> None:
         """Count the largest piece of work in main memory and on the device."""
         batch = 0
-        for name, side in {(name, work.effort.side) for work in works for name in work.effort.passes}:
-            if name in OF_PRIOR:
-                batch, weights = sizes.batch_memory(self.prior, gpu=stage.on_gpu), self.prior.weights_bytes
-            else:
-                weights = 16 * self._student(name, side or self.facts.image_size).parameters
-            stage.held = max(stage.held, weights)
+        for effort in {work.address: work.effort for work in works}.values():
+            for name in effort.passes:
+                if name in OF_PRIOR:
+                    batch, held = sizes.batch_memory(self.prior, gpu=stage.on_gpu), self.prior.weights_bytes
+                else:
+                    own = self._student(name, effort.side or self.facts.image_size)
+                    held = 16 * own.parameters + effort.kept * own.activation_bytes
+                stage.held = max(stage.held, held)
         stage.memory += max(work.effort.memory for work in works) + stage.held + batch
 
     def _train_teacher(self) -> Stage:

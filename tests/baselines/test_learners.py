@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import subprocess
@@ -12,7 +13,9 @@ import time
 import pytest
 import torch
 from ddoq_baselines.dc import DC
+from ddoq_baselines.dm import DM
 from ddoq_baselines.dsa import DSA
+from ddoq_baselines.engine import features
 from ddoq_baselines.engine.networks import FlatNetwork
 from ddoq_baselines.ftd import FTD
 from ddoq_baselines.idm import IDM
@@ -173,6 +176,26 @@ def test_steps_beyond_the_threshold_change_nothing(context):
     made = quick(MTT, skip_above=1e-9).distill(context, 1)
     assert made.provenance["stats"]["skipped_steps"] == MTT.quick["iterations"]
     assert made.learning_rate == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("method", [DM, M3D])
+def test_classes_in_groups_give_the_step_of_all_together(context, monkeypatch, method):
+    images = []
+    for values in (features.WITH_GRADIENT, 3 * 16**2 * 10):  # ten images together, and two of M3D's four parts more
+        monkeypatch.setattr(features, "WITH_GRADIENT", values)
+        learning = quick(method).begin(context, 3, 0)
+        before = learning.pixels.values.detach().clone()
+        loss = learning.step(0)
+        images.append(learning.pixels.values.detach())
+    assert math.isfinite(loss) and (images[0] - before).abs().max() > 1e-3
+    torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-6)
+
+
+def test_a_number_by_ipc_may_be_zero(context):
+    late = quick(MTT, min_start={3: 0, 5: 1})
+    late.check(context, 3, None)
+    with pytest.raises(DistillError, match="min_start 1 must be below"):
+        late.check(context, 5, None)
 
 
 def test_the_average_of_the_images_is_what_ftd_gives(context):

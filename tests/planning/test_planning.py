@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddoq_plugin.config import load_config
+from ddoq_plugin.config import MethodConfig, load_config
 from ddoq_plugin.errors import ConfigError, DataError, UnknownNameError
 from ddoq_plugin.evaluation import load_protocol
 from ddoq_plugin.planning import make_plan, parse_size, render
@@ -124,6 +124,19 @@ def test_planned_images_are_those_on_the_disk(config, tmp_path):
     disk = planned["images"].disk + planned["sets"].disk
     assert disk == pytest.approx((3 + 2 * load_rates().disk.png_share) * raw, rel=1e-3)
     assert not stages(make_plan(config))["images"].disk and not stages(make_plan(config))["sets"].disk
+
+
+def test_the_memory_of_a_method_holds_what_its_network_keeps(config):
+    """A gradient of all images at once holds their activations; two methods differ by these."""
+    held = {}
+    for method, kept in (("dm", 20), ("m3d", 4 * 20), ("dsa", 4 * 2)):
+        entry = {"name": method, "network": "convnet3_w32", "batch": 8}
+        if method == "dsa":
+            entry |= {"outer": 1, "inner": 1}
+        one = config.model_copy(update={"methods": [MethodConfig(**entry)], "ipc": [2], "full_data": False})
+        held[method] = max(stage.held for stage in make_plan(one).stages if stage.name == "sets")
+        card = student_facts("convnet3_w32", 10, 16)
+        assert held[method] == 16 * card.parameters + kept * card.activation_bytes
 
 
 def test_images_stored_smaller_are_planned_smaller(config, tmp_path):

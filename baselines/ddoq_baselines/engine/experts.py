@@ -115,7 +115,7 @@ class Experts:
         images = len(context.data.train) * config.epochs
         passes = {self.name: (6.0 if config.optimiser == "gsam" else 3.0) * images}
         size = 4 * (config.epochs + 1) * FlatNetwork(context.network(self.name, "check")).size
-        effort = Effort(images, passes, bytes=size, memory=2 * size)
+        effort = Effort(images, passes, bytes=size, memory=2 * size, kept=config.batch)
         needs = (self._space_work(),) if self.zca else ()
         make, title = functools.partial(self._train, index), f"train expert {index + 1} of {config.count}"
         return context.artifact_work("experts", key, make, needs=needs, title=title, resumable=True, effort=effort)

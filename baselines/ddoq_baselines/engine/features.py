@@ -13,11 +13,16 @@ from ddoq_plugin.evaluation.features import features_of
 from .networks import has_batch_norm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ddoq_plugin.distiller import DistillContext
 
 AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 25}
 """Values of images that pass a network together where nothing needs their gradient: on a CPU as many as its cache holds
 with what the layers make of them (measured: benchmarks/matching.py)."""
+
+WITH_GRADIENT = 1 << 22
+"""Values of images that pass together with a gradient: 1365 images of 32 pixels, about 2 GB in ConvNet-3."""
 
 
 def real_by_class(context: DistillContext, size: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -36,6 +41,31 @@ def augmented(images: Tensor, drawn: Draw | None, align_corners: bool) -> Tensor
     """Return images ``[C n, 3, S, S]`` of ``[C, n, 3, S, S]``, those of a class under its draw."""
     flat = images.flatten(0, 1)
     return flat if drawn is None else augment(flat, drawn.repeated(images.shape[1]), align_corners=align_corners)
+
+
+def together(classes: int, per_class: int, values: int, *, whole: bool = False) -> int:
+    """Return how many classes of ``per_class`` images of ``values`` numbers pass together with a gradient."""
+    return classes if whole else min(classes, max(1, WITH_GRADIENT // (per_class * values)))
+
+
+def matched(
+    network: nn.Module, images: Tensor, seen: Tensor, classes: int, loss: Callable[[Tensor, slice], Tensor]
+) -> tuple[float, Tensor]:
+    """Return the sum over classes of a loss, and its gradient with respect to ``seen``.
+
+    ``images`` ``[C n, 3, S, S]`` are made from ``seen``; ``loss`` takes the features ``[c, n, d]`` of the classes of a
+    slice. Few classes pass the network at once, so that memory does not grow with their number; a batch norm must see
+    all."""
+    leaf, per_class = images.detach(), len(images) // classes
+    size = together(classes, per_class, images[0].numel(), whole=has_batch_norm(network))
+    total, gradients = 0.0, []
+    for first in range(0, classes, size):
+        part = slice(first, min(first + size, classes))
+        own = leaf[part.start * per_class : part.stop * per_class].requires_grad_()
+        value = loss(features_by_class(network, own, part.stop - part.start), part)
+        gradients.append(torch.autograd.grad(value, own)[0])
+        total += float(value.detach())
+    return total, torch.autograd.grad(images, seen, torch.cat(gradients))[0]
 
 
 def features_by_class(network: nn.Module, images: Tensor, classes: int) -> Tensor:

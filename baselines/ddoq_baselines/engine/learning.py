@@ -123,6 +123,12 @@ class Learner(Distiller):
         """Return the bytes that it holds beside the networks: images, their gradient and momentum, in float32."""
         return 3 * 4 * 3 * context.data.image_size**2 * context.num_classes * ipc
 
+    def kept(self, context: DistillContext, ipc: int) -> int:
+        """Return the images whose activations are held at once (``Effort.kept``)."""
+        from .features import together
+
+        return ipc * together(context.num_classes, ipc, 3 * context.data.image_size**2)
+
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         super().check(context, ipc, clusters)
         from ddoq_plugin.evaluation import check_student
@@ -139,7 +145,9 @@ class Learner(Distiller):
 
     def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
         passes = self.passes(context, ipc)
-        effort = Effort(round(sum(passes.values())), passes, memory=self.memory(context, ipc))
+        effort = Effort(
+            round(sum(passes.values())), passes, memory=self.memory(context, ipc), kept=self.kept(context, ipc)
+        )
         needs = self.needs(context, ipc, seed)
         yield context.set_work(self, ipc, clusters, seed, needs=needs, effort=effort, stage="train")
 

@@ -5,7 +5,7 @@ From an expert's parameters after t epochs, N steps on the made images shall end
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from .experts import Experts
     from .unroll import Loss, Unrolled
+
+
+Start = Annotated[int, Field(ge=0, le=10_000_000)]
 
 
 class ExpertConfig(Checked):
@@ -58,10 +61,10 @@ class TrajectoryConfig(LearnerConfig):
     change nothing. label_lr: where given, labels are learnt too, as logits. constant: TESLA's gradient (Cui et al.
     2023) in place of the exact one."""
 
-    iterations: Count = 5000
+    iterations: Counts = 5000
     steps: Counts = 30
     expert_epochs: Counts = 2
-    min_start: int | dict[int, int] = Field(0, ge=0)
+    min_start: Start | dict[int, Start] = 0
     max_start: Counts = 20
     batch: Counts | None = None
     lr: Rates = 100.0
@@ -115,6 +118,10 @@ class TrajectoryMatcher(Learner):
         network = FlatNetwork(context.network(self.config.network, "check"))
         own: int = 4 * network.size * (self.config.at(ipc).steps + 4)
         return own + super().memory(context, ipc)
+
+    def kept(self, context: DistillContext, ipc: int) -> int:
+        images = context.num_classes * ipc
+        return 4 * min(images, self.config.at(ipc).batch or images)
 
     def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
         from .networks import refuse_batch_norm
