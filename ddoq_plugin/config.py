@@ -22,6 +22,10 @@ class _Named(Checked):
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
 
+    def plain_options(self) -> dict[str, Any]:
+        """Return the options as plain data for a key: names of mappings are texts there, as in JSON."""
+        return self.model_dump(mode="json", include=set(self.model_extra or {}))
+
 
 def name_only(value: Any) -> Any:
     """Return ``{"name": value}`` for a name; other values as they are."""

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from ddoq_plugin.config import StageResources, SweepConfig, load_config, packaged_configs
+from ddoq_plugin.config import PriorConfig, StageResources, SweepConfig, load_config, packaged_configs
 from ddoq_plugin.data import load_data
 from ddoq_plugin.distiller.dry_run import DryRunContext
 from ddoq_plugin.errors import ConfigError, UnknownNameError
+from ddoq_plugin.store.artifacts import hash_key
 from ddoq_plugin.sweeps.grid import make_grid, row_key
 
 TEXT = """\
@@ -198,3 +199,9 @@ def test_row_keys_depend_on_all_that_matters(tmp_path):
 def test_config_is_plain_data(tmp_path):
     config = config_of(tmp_path)
     assert SweepConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_options_with_numbers_as_names_fit_into_keys():
+    config = PriorConfig.model_validate({"name": "mine", "cases": {1: 0.5, 10: {2: True}}})
+    assert config.options() == {"cases": {1: 0.5, 10: {2: True}}}
+    assert config.plain_options() == {"cases": {"1": 0.5, "10": {"2": True}}} and hash_key(config.plain_options())

@@ -37,7 +37,7 @@ class PriorSource:
         recipe = self._recipe().model_dump(mode="json", exclude={"source"})
         made_by = {"recipe": recipe, "seed": self.config.seed, "data": self.data.fingerprint}
         code = code_hash("ddoq_plugin.priors.training")
-        return {"name": self.config.name, **made_by, "options": self.config.options(), "code": code}
+        return {"name": self.config.name, **made_by, "options": self.config.plain_options(), "code": code}
 
     def load(self) -> Prior:
         """Return the prior, bound to the dataset's classes. Raises PriorError where its files or classes do not fit."""

@@ -122,7 +122,7 @@ class SweepSession:
         self.evaluator.check()
         if self.prior_source is not None:
             self.prior_source.check()
-        _ = self.identity  # a missing prior is found here
+        _ = self.identity, self.config_hash  # a missing prior is found here, and an option that no key can hold
 
     @functools.cached_property
     def planned(self) -> DryRunContext:
@@ -203,7 +203,7 @@ class SweepSession:
     def config_hash(self) -> str:
         """Hash of all that the numbers depend on: contents, not folders, resources or notes."""
         config = self.config
-        asked = [[m.name, m.options(), m.ipc, m.clusters] for m in config.methods]
+        asked = [[m.name, m.plain_options(), m.ipc, m.clusters] for m in config.methods]
         grid = [asked, config.ipc, config.clusters, config.students, config.seeds, config.full_data]
         return hash_key([self.data.fingerprint, self.identity, self.evaluator.key, grid])[:12]
 
