@@ -161,7 +161,8 @@ def check_declared_work(subject: Subject) -> None:
             waiting.remove(ready[-1])
 
         def pieces() -> set[Path]:
-            return {path for kind, _ in parts for path in Path(folder).glob(f"{kind}/*/manifest.json")}
+            there = {path for kind, _ in parts for path in Path(folder).glob(f"{kind}/*/manifest.json")}
+            return there - {Path(folder, *root, "manifest.json")}
 
         before = pieces()
         made = fresh(folder).distilled(subject.make(), IPC, None, 1)

@@ -41,6 +41,8 @@ class DC(Learner):
 
     name = "dc"
     quick = {"iterations": 2, "outer": 2, "inner": 1, "batch": 8, "network": "convnet3_w32"}
+    uses_sampler = True
+    conditions = True
     Config = DCConfig
     config: DCConfig
 
@@ -62,12 +64,11 @@ class Matching(Learning):
     """Image steps of all classes together, and between them epochs of the network on the made images."""
 
     def __init__(self, config: DCConfig, context: DistillContext, ipc: int, seed: int) -> None:
-        from .engine.pixels import Pixels, first_images
+        from .engine.pixels import begin_pixels
 
         self.config, self.context, self.ipc, self.seed = config, context, ipc, seed
         self.total = config.iterations * config.outer
-        first = first_images(context, ipc, config.init, generator("dc init", seed))
-        self.pixels = Pixels(first, context.normaliser, lr=config.lr, momentum=config.momentum)
+        self.pixels = begin_pixels(context, ipc, config, generator("dc init", seed))
         self.network = context.network(config.network, "dc", seed, 0)
         self.state = {**self.pixels.state, "network": self.network}
 

@@ -33,6 +33,8 @@ class DM(Learner):
 
     name = "dm"
     quick = {"iterations": 3, "batch": 8, "network": "convnet3_w32"}
+    uses_sampler = True
+    conditions = True
     Config = DMConfig
     config: DMConfig
 
@@ -49,11 +51,10 @@ class Matching(Learning):
     """Steps of all classes together, each under a new random network."""
 
     def __init__(self, config: DMConfig, context: DistillContext, ipc: int, seed: int) -> None:
-        from .engine.pixels import Pixels, first_images
+        from .engine.pixels import begin_pixels
 
         self.config, self.context, self.ipc, self.seed, self.total = config, context, ipc, seed, config.iterations
-        first = first_images(context, ipc, config.init, generator("dm init", seed))
-        self.pixels = Pixels(first, context.normaliser, lr=1.0, momentum=config.momentum)
+        self.pixels = begin_pixels(context, ipc, config, generator("dm init", seed), lr=1.0)
         self.state = self.pixels.state
 
     def step(self, number: int) -> float:

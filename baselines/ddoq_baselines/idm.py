@@ -60,6 +60,8 @@ class IDM(Learner):
         "iterations": 3, "batch": 8, "network": "convnet3_w32", "pool": 4, "fresh": 2, "network_steps": 1,
         "network_batch": 16,
     }  # fmt: skip
+    uses_sampler = True
+    conditions = True
     Config = IDMConfig
     config: IDMConfig
 
@@ -90,11 +92,10 @@ class Matching(Learning):
         import torch
 
         from .engine.networks import FlatNetwork
-        from .engine.pixels import Pixels, TrainingImages, first_images
+        from .engine.pixels import TrainingImages, begin_pixels
 
         self.config, self.context, self.ipc, self.seed, self.total = config, context, ipc, seed, config.iterations
-        first = first_images(context, ipc, config.init, generator("idm init", seed))
-        self.pixels = Pixels(first, context.normaliser, lr=config.lr, momentum=config.momentum)
+        self.pixels = begin_pixels(context, ipc, config, generator("idm init", seed))
         self.network = FlatNetwork(context.network(config.network, "idm", seed, 0))
         self.real = TrainingImages(context)
         rooms = max(config.pool, FIRST)

@@ -41,6 +41,8 @@ class M3D(Learner):
 
     name = "m3d"
     quick = {"iterations": 3, "batch": 8, "network": "convnet3_w32"}
+    uses_sampler = True
+    conditions = True
     Config = M3DConfig
     config: M3DConfig
 
@@ -68,11 +70,11 @@ class Matching(Learning):
     """Steps of all classes together."""
 
     def __init__(self, config: M3DConfig, context: DistillContext, ipc: int, seed: int) -> None:
-        from .engine.pixels import Pixels, first_images
+        from .engine.pixels import begin_pixels
 
         self.config, self.context, self.ipc, self.seed, self.total = config, context, ipc, seed, config.iterations
-        first = first_images(context, ipc, config.init, generator("m3d init", seed), "nearest")
-        self.pixels = Pixels(first, context.normaliser, lr=config.lr, momentum=config.momentum, units="pixels")
+        draws = generator("m3d init", seed)
+        self.pixels = begin_pixels(context, ipc, config, draws, units="pixels", reduction="nearest")
         self.state = self.pixels.state
 
     def step(self, number: int) -> float:

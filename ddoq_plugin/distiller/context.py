@@ -156,6 +156,11 @@ class DistillContext(NetworkDoors):
                 message = f"class {name!r} has {count} training images; keep some, each once, by 0 to {count - 1}"
                 raise DistillError(message)
             kept[class_id] = own
+        if self._sampler is not None or self._first_sampler is not None:
+            raise DistillError(
+                "a method with a sampler of its own cannot be given a part of the images afterwards; wrap it the other "
+                "way round, such as bilp(importance(dm))"
+            )
         chosen = torch.cat([self.data.train.class_indices(class_id)[own] for class_id, own in kept.items()])
         key = {"data": self.data.fingerprint, "rows": hash_tensors(chosen)}
         part = copy.copy(self)

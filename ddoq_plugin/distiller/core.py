@@ -152,6 +152,8 @@ class ContextCore:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
             raise DistillError(f"the kind of artifact {kind!r} is not a name; use small letters, digits and _")
         whole = {"data": self.data.fingerprint, "code": code_hash(_module(make)), "own": dict(key)}
+        if "given" in (self._identity or {}):  # networks are others there
+            whole["given"] = (self._identity or {})["given"]
         return Work(kind, whole, make, needs, title or kind, stage, resumable, effort or Effort())
 
     def artifact(

@@ -34,6 +34,23 @@ class DistillerConfig(Checked):
 
     stored_size: int | None = Field(None, ge=1, le=16_384)
 
+    def at(self, ipc: int) -> Any:
+        """Return the settings of one IPC: a number is taken from those that are given by IPC, ``{1: 50, 10: 30}``.
+
+        Raises DistillError where such a setting has no number for it."""
+        own = {
+            name: value
+            for name, value in self
+            if isinstance(value, dict) and value and all(type(key) is int for key in value)
+        }
+        for name, value in own.items():
+            if ipc not in value:
+                raise DistillError(
+                    f"the setting {name!r} has no number for IPC {ipc} (it has some for {', '.join(map(str, value))}); "
+                    "add one, or give one number for all"
+                )
+        return self.model_copy(update={name: value[ipc] for name, value in own.items()})
+
     @classmethod
     def preset(cls, *, fixed: Mapping[str, Any] | None = None, **defaults: Any) -> type[Self]:
         """Return the same settings with other defaults; those of ``fixed`` take no other value."""
@@ -79,15 +96,18 @@ class Distiller(ABC):
     """A dataset-distillation method. Subclass it, register it, and it is in the tables.
 
     The flags say what a method needs and does: ``makes_images`` (False: it picks real ones), ``uses_clusters`` (the
-    number of clusters K is a setting of its own), ``uses_weights``, ``needs_prior``, and ``reference`` (others are
-    tested against it). ``weight_settings`` names the settings that change nothing but the weights. ``quick`` are
-    settings with which the method takes a moment, for :mod:`ddoq_plugin.testing`."""
+    number of clusters K is a setting of its own), ``uses_weights``, ``needs_prior``, ``uses_sampler`` (it draws real
+    images by ``context.real_batch``), ``conditions`` (it goes on from the images of ``context.given``), and
+    ``reference`` (others are tested against it). ``weight_settings`` names the settings that change nothing but the
+    weights. ``quick`` are settings with which the method takes a moment, for :mod:`ddoq_plugin.testing`."""
 
     name: ClassVar[str] = ""  # the registry's name, set when the method is made by name
     makes_images: ClassVar[bool] = True
     uses_clusters: ClassVar[bool] = False
     uses_weights: ClassVar[bool] = False
     needs_prior: ClassVar[bool] = False
+    uses_sampler: ClassVar[bool] = False
+    conditions: ClassVar[bool] = False
     reference: ClassVar[bool] = False
     weight_settings: ClassVar[tuple[str, ...]] = ()
     quick: ClassVar[Mapping[str, Any]] = {}

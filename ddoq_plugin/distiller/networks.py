@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -24,6 +24,10 @@ from ..store.tensor_files import read_tensors, write_tensors
 from .latents import LatentDoors
 from .work import Effort, Work
 
+if TYPE_CHECKING:
+    from ..distilled_set import DistilledSet
+
+Networks = Callable[..., nn.Module]
 Sampler = Callable[[int, int, torch.Generator], tuple[torch.Tensor, torch.Tensor]]
 
 NETWORK, SCORES, FEATURES = "network.safetensors", "scores.safetensors", "features.safetensors"
@@ -49,11 +53,18 @@ class NetworkDoors(LatentDoors):
         super().__init__(*arguments, **options)
         self._on_device: dict[int, torch.Tensor] = {}
         self._sampler: Sampler | None = None
+        self._first_sampler: Sampler | None = None
+        self._networks: Networks | None = None
+        self.given: DistilledSet | None = None
 
     def network(self, name: str, *seed: int | str) -> nn.Module:
         """Return a fresh student in train mode on the device, its weights drawn from ``seed`` by name.
 
-        Any name that a sweep takes; the global generators stay as they were. Not stored: building it is cheap."""
+        Any name that a sweep takes; the global generators stay as they were. Not stored: building it is cheap. In a
+        context that goes on from a set (:meth:`conditioned`) the student is one that was trained on the set."""
+        return self._fresh(name, *seed) if self._networks is None else self._networks(name, *seed)
+
+    def _fresh(self, name: str, *seed: int | str) -> nn.Module:
         made = build_student(name, self.num_classes, self.data.image_size, seed=derive_seed("network", *seed))
         return made.to(self.device).train()
 
@@ -87,7 +98,7 @@ class NetworkDoors(LatentDoors):
         return read_tensors(self.do(self.network_work(student, seed, epochs)) / SCORES)[kind]
 
     def _train(self, student: str, seed: int, epochs: int, folder: Path) -> None:
-        model = self.network(student, "scores", seed)
+        model = self._fresh(student, "scores", seed)
         scores = training_scores(model, self.data.train, self.normaliser, epochs=epochs, seed=seed, device=self.device)
         weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
         write_tensors(folder / NETWORK, weights)
@@ -125,7 +136,7 @@ class NetworkDoors(LatentDoors):
 
     def _extract(self, class_id: int, kind: str, student: str, seed: int, folder: Path) -> None:
         trained = kind == "trained"
-        model = self.trained(student, seed) if trained else self.network(student, "features", seed).eval()
+        model = self.trained(student, seed) if trained else self._fresh(student, "features", seed).eval()
         images = self.images(class_id).split(256)
         with torch.no_grad():
             parts = [features_of(model, self.normaliser(part.to(self.device))) for part in images]
@@ -134,7 +145,14 @@ class NetworkDoors(LatentDoors):
     def real_batch(self, class_id: int, size: int, generator: torch.Generator) -> RealBatch:
         """Return real images of a class drawn by the context's sampler: uniform and without repetition as far as the
         class reaches, unless :meth:`with_sampler` gave another."""
-        rows, weights = (self._sampler or self._uniform)(class_id, size, generator)
+        return self._batch(self._sampler or self.uniform, class_id, size, generator)
+
+    def first_batch(self, class_id: int, size: int, generator: torch.Generator) -> RealBatch:
+        """Return real images of a class for an optimisation to begin with, as :meth:`real_batch` does."""
+        return self._batch(self._first_sampler or self._sampler or self.uniform, class_id, size, generator)
+
+    def _batch(self, sampler: Sampler, class_id: int, size: int, generator: torch.Generator) -> RealBatch:
+        rows, weights = sampler(class_id, size, generator)
         if class_id not in self._on_device:
             images = self.images(class_id)
             kept = sum(one.numel() for one in self._on_device.values())
@@ -144,16 +162,28 @@ class NetworkDoors(LatentDoors):
         images = self._on_device[class_id][rows.to(self.device)].float() / 255
         return RealBatch(images, weights.to(self.device, torch.float32), rows)
 
-    def with_sampler(self, sampler: Sampler, key: Any) -> NetworkDoors:
+    def with_sampler(self, sampler: Sampler, key: Any, *, first: Sampler | None = None) -> Self:
         """Return this context with another source of real batches; ``key`` (plain data) tells it from others in keys.
 
+        ``first`` is the source of the images that an optimisation begins with, where that differs.
         ``sampler(class_id, size, generator)`` gives places in the class, int64 ``[size]``, and weights, float32
         ``[size]``, such as 1 / (N p) for draws of probability p."""
         other = copy.copy(self)
-        other._sampler, other._identity = sampler, {**(self._identity or {}), "sampler": key}
+        other._sampler, other._first_sampler = sampler, first
+        other._identity = {**(self._identity or {}), "sampler": key}
         return other
 
-    def _uniform(self, class_id: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def conditioned(self, given: DistilledSet, networks: Networks, key: Any) -> Self:
+        """Return this context for methods that go on from the images of ``given`` (``Distiller.conditions``).
+
+        ``networks(name, *seed)`` takes the place of fresh students; ``key`` (plain data) says what both are made of."""
+        other = copy.copy(self)
+        other.given, other._networks = given, networks
+        other._identity = {**(self._identity or {}), "given": [given.hash, key]}
+        return other
+
+    def uniform(self, class_id: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sampler where no other is given: without repetition as far as the class reaches, equal weights."""
         count, drawn = self.class_size(class_id), torch.empty(0, dtype=torch.int64)
         while len(drawn) < size:
             drawn = torch.cat([drawn, torch.randperm(count, generator=generator)])

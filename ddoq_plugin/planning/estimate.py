@@ -123,8 +123,8 @@ class Estimate:
         specs = {roots[spec.title].address: spec for spec in self.grid.sets if spec.title in roots}
         for work in left:
             effort, again = work.effort, False
-            if kind == "sets":
-                spec = specs[work.address]
+            spec = specs.get(work.address)  # None for the set of a wrapped method too
+            if spec is not None:
                 rate = self.measured.own(spec.distiller()) if effort.images else None
                 same = self.declared.alike[spec.title][0]
                 again = same in seen  # its images' files are links

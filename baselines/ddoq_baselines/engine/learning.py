@@ -47,17 +47,6 @@ class LearnerConfig(DistillerConfig):
     dsa: str = STRATEGY
     align_corners: bool = True
 
-    def at(self, ipc: int) -> Any:
-        """Return the settings of one IPC; DistillError where a number by IPC has none for it."""
-        own = {name: value for name, value in self if isinstance(value, dict)}
-        for name, value in own.items():
-            if ipc not in value:
-                raise DistillError(
-                    f"the setting {name!r} has no number for IPC {ipc} (it has some for {_listed(value)}); add one, or "
-                    "give one number for all"
-                )
-        return self.model_copy(update={name: value[ipc] for name, value in own.items()})
-
 
 class MatchingConfig(LearnerConfig):
     """Settings of a method that compares its images with real ones. batch: real images of a class in a step."""
@@ -71,10 +60,6 @@ def check_even_side(context: DistillContext, method: str) -> None:
         raise DistillError(
             f"{method!r}: mosaics need images of an even side, not {context.data.image_size} px; set image_size"
         )
-
-
-def _listed(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, numbers))
 
 
 class Learning:

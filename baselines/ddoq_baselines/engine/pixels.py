@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ddoq_plugin.distiller import DistillContext
     from ddoq_plugin.evaluation.inputs import Normaliser
 
+    from .learning import LearnerConfig
+
 Init = Literal["real", "noise", "mosaic"]
 ON_DEVICE = 1 << 30  # bytes of training images that are kept on the device
 
@@ -24,7 +26,8 @@ class Pixels:
 
     Networks see them normalised (:meth:`seen`). The authors step in that space: a step of ``lr`` there is taken here
     (``units`` "network"), or one of ``lr`` in pixels ("pixels", as IDC and M3D do). In a ``space`` of kind ``zca`` the
-    values are seen as they are and know no bounds."""
+    values are seen as they are and know no bounds. ``given``: values of the first images of each class, which stay as
+    they are, float32 ``[C, m, 3, S, S]``."""
 
     def __init__(
         self,
@@ -35,15 +38,22 @@ class Pixels:
         momentum: float,
         units: Literal["network", "pixels"] = "network",
         space: Preprocessing = PIXELS,
+        given: Tensor | None = None,
     ) -> None:
         self.normalise, self.space, self.bounded = normalise, space, space.kind == "none"
-        self.values = space.apply(first).clone().requires_grad_()
+        values, free = space.apply(first).clone(), torch.ones(len(first), 1, 1, 1, device=first.device)
+        if given is not None:
+            for own, value in ((values, given), (free, torch.zeros_like(given[:, :, :1, :1, :1]))):
+                own.unflatten(0, (len(given), -1))[:, : given.shape[1]] = value
+        self.values = values.requires_grad_()
         self.optimiser = torch.optim.SGD([self.values], lr=lr, momentum=momentum)
         self.scale = torch.ones(1, 3, 1, 1, device=first.device)
         if self.bounded:
             std = torch.tensor(normalise.std, device=first.device).view(1, 3, 1, 1)
             # d loss / d value = gradient / std, and a step of one in the networks' space is one of std here
             self.scale = std if units == "network" else 1 / std
+        if given is not None:
+            self.scale = self.scale * free
         self.state = {"images": self.values, "optimiser": self.optimiser}
 
     def seen(self) -> Tensor:
@@ -68,6 +78,30 @@ class Pixels:
         return to_uint8(kept) if self.bounded else kept
 
 
+def begin_pixels(
+    context: DistillContext,
+    ipc: int,
+    config: LearnerConfig,
+    draws: torch.Generator,
+    *,
+    lr: float | None = None,
+    units: Literal["network", "pixels"] = "network",
+    reduction: str = "bilinear",
+    space: Preprocessing = PIXELS,
+    first: Tensor | None = None,
+) -> Pixels:
+    """Return the images that a method begins with: ``first``, or those that its settings ask for.
+
+    In a context that goes on from a set (``context.given``), the set's images are the first of each class."""
+    made = first_images(context, ipc, config.init, draws, reduction) if first is None else first
+    rate, given, held = config.lr if lr is None else lr, context.given, None
+    if given is not None:
+        values = given.images.float() / 255 if given.floats is None else given.floats
+        held = values.to(context.device).unflatten(0, (context.num_classes, -1))
+    how: dict[str, Any] = {"units": units, "space": space, "given": held}
+    return Pixels(made, context.normaliser, lr=rate, momentum=config.momentum, **how)
+
+
 def first_images(
     context: DistillContext, ipc: int, init: Init, draws: torch.Generator, reduction: str = "bilinear"
 ) -> Tensor:
@@ -80,7 +114,7 @@ def first_images(
         noise = torch.randn(classes * ipc, 3, size, size, generator=draws)
         return context.normaliser.undo(noise).clamp(0, 1).to(context.device)
     parts = 4 if init == "mosaic" else 1
-    own = [context.real_batch(c, parts * ipc, draws).images.unflatten(0, (parts, ipc)) for c in range(classes)]
+    own = [context.first_batch(c, parts * ipc, draws).images.unflatten(0, (parts, ipc)) for c in range(classes)]
     return torch.cat([one[0] if init == "real" else make_mosaic(one, reduction) for one in own])
 
 

@@ -84,6 +84,7 @@ class TrajectoryMatcher(Learner):
 
     Config = TrajectoryConfig
     config: TrajectoryConfig
+    conditions = True  # its experts begin with the networks of earlier stages, and its students see all images
     unrollings = 1  # of the student in one step
     quick = {
         "iterations": 2, "steps": 2, "expert_epochs": 1, "max_start": 1, "network": "convnet3_w32", "lr": 1.0,
@@ -139,6 +140,11 @@ class TrajectoryMatcher(Learner):
         if config.min_start >= lowest:
             raise DistillError(f"{self.label()!r}: min_start {config.min_start} must be below max_start, {lowest}")
         self.experts(context).check_given()
+        if context.given is not None and (config.label_lr is not None or config.experts.path is not None):
+            raise DistillError(
+                f"{self.label()!r} cannot go on from earlier images with learnt labels or given experts; leave out "
+                "label_lr and experts.path"
+            )
         if config.label_lr is not None and config.init != "real":
             raise DistillError(f"{self.label()!r}: learnt labels begin with those of real images; set init: real")
 

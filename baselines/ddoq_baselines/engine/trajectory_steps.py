@@ -15,7 +15,7 @@ from ddoq_plugin.seeding import generator
 from .learning import Learning
 from .losses import soft_cross_entropy
 from .networks import FlatNetwork
-from .pixels import Pixels, first_images
+from .pixels import begin_pixels
 
 if TYPE_CHECKING:
     from ddoq_plugin.distiller import DistillContext
@@ -38,11 +38,10 @@ class Trajectory(Learning):
         self.experts.check_given(accuracy=True)
         space, draws = self.experts.space().to(device), generator("trajectory init", seed)
         self.labels = torch.arange(context.num_classes, device=device).repeat_interleave(ipc)
-        if config.label_lr is None:
-            first = first_images(context, ipc, config.init, draws)
-        else:
+        first = None
+        if config.label_lr is not None:
             first, self.labels = self._known_images(space, draws)
-        self.pixels = Pixels(first, context.normaliser, lr=config.lr, momentum=config.momentum, space=space)
+        self.pixels = begin_pixels(context, ipc, config, draws, space=space, first=first)
         self.rate = torch.tensor(config.rate, device=device)
         self.rate_optimiser = torch.optim.SGD([self.rate], lr=config.rate_lr, momentum=config.momentum)
         self.state = {**self.pixels.state, "rate": self.rate, "rate optimiser": self.rate_optimiser}

@@ -1,0 +1,139 @@
+"""What methods share that pick real images: one choice a class, kept in the order of selection."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ddoq_plugin.distiller import CodebookOptions, Distiller, DistillerConfig, Effort, Work
+
+if TYPE_CHECKING:
+    import torch
+
+    from ddoq_plugin.distilled_set import DistilledSet
+    from ddoq_plugin.distiller import DistillContext
+
+    Choice = tuple[torch.Tensor, torch.Tensor | None]
+
+
+class Selection(Distiller):
+    """A method that picks real images of each class. Without weights of its own, all count the same.
+
+    W2 of the picked images is measured in the prior's latents (:meth:`space`)."""
+
+    makes_images = False
+
+    @abstractmethod
+    def choose(self, context: DistillContext, class_id: int, ipc: int, clusters: int | None, seed: int) -> Choice:
+        """Return the places of distinct images in the class, int64 ``[IPC]``, and their masses (None: equal)."""
+
+    def space(self) -> CodebookOptions:
+        """Return the options of the latents that W2 is measured in."""
+        return CodebookOptions()
+
+    def needs(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
+        """Yield what :meth:`choose` asks of the context."""
+        return ()
+
+    def operations(self, context: DistillContext, ipc: int) -> dict[str, float]:
+        """Return what :meth:`choose` takes for all classes (``Effort.operations``)."""
+        return {}
+
+    def work(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
+        classes, mode = range(context.num_classes), self.space().measured()
+        modes = [work for class_id in classes for work in context.encode_work(class_id, mode)]
+        needs = {work.address: work for work in (*self.needs(context, ipc, clusters, seed), *modes)}
+        operations = dict(context.w2_operations(ipc))
+        for name, count in self.operations(context, ipc).items():
+            operations[name] = operations.get(name, 0) + count
+        effort = Effort(operations=operations)
+        yield context.set_work(self, ipc, clusters, seed, needs=(*needs.values(),), effort=effort, stage="quantise")
+
+    def distill(self, context: DistillContext, ipc: int, *, clusters: int | None = None, seed: int = 0) -> DistilledSet:
+        import torch
+
+        clusters = (clusters or ipc) if self.uses_clusters else None
+        self.check(context, ipc, clusters)
+        images, mode = context.empty_images(context.num_classes * ipc), self.space().measured()
+        weights, used, uniform = [], [], []
+        for class_id in range(context.num_classes):
+            chosen, masses = self.choose(context, class_id, ipc, clusters, seed)
+            images[class_id * ipc : (class_id + 1) * ipc] = context.images(class_id, chosen)
+            points = context.latents(class_id, mode).flatten(1)[chosen]
+            uniform.append(context.w2(class_id, points, mode))
+            weights.append(torch.ones(ipc) if masses is None else (masses / masses.mean()).float())
+            used.append(uniform[-1] if masses is None else context.w2(class_id, points, mode, masses.double()))
+        labels = torch.arange(context.num_classes).repeat_interleave(ipc)
+        effective = sum(float(own.sum() ** 2 / own.square().sum()) for own in weights) / len(weights)
+        stats: dict[str, Any] = {"w2_used": sum(used) / len(used), "w2_uniform": sum(uniform) / len(uniform)}
+        stats |= {"effective_sample_size": effective, "space": mode.space}
+        given: dict[str, Any] = {"weights": torch.cat(weights)} if self.uses_weights else {}
+        asked: dict[str, Any] = {"ipc": ipc, "clusters": clusters, "seed": seed}
+        return context.finish(self, images, labels, **asked, stats=stats, **given)
+
+
+class CoresetConfig(DistillerConfig):
+    """Settings of every coreset.
+
+    features: what images are compared by, ``latents`` (of the prior; pixels where there is none), ``pixels``, or the
+    penultimate layer of a student, ``trained:STUDENT`` on the training images or ``random:STUDENT``."""
+
+    features: str = "latents"
+
+
+class Coreset(Selection):
+    """A selection by features of the images. The seed changes nothing but the network of the features."""
+
+    Config = CoresetConfig
+    config: CoresetConfig
+
+    @abstractmethod
+    def pick(self, features: torch.Tensor, ipc: int, seed: int, class_id: int) -> Choice:
+        """Return :meth:`choose`'s answer for a class's features, float32 ``[N, d]``."""
+
+    def needs(self, context: DistillContext, ipc: int, clusters: int | None, seed: int) -> Iterable[Work]:
+        for class_id in range(context.num_classes):
+            yield from context.features_work(class_id, self.config.features)
+
+    def operations(self, context: DistillContext, ipc: int) -> dict[str, float]:
+        """Return the product of each class with itself; the width of a network's features counts as that of pixels."""
+        width = 3 * context.data.image_size**2
+        sizes = [context.class_size(class_id) for class_id in range(context.num_classes)]
+        return {"product_flops": float(sum(size**2 * width for size in sizes))}
+
+    def check(self, context: DistillContext, ipc: int, clusters: int | None) -> None:
+        super().check(context, ipc, clusters)
+        kind, _, student = self.config.features.partition(":")
+        context.features_work(0, self.config.features)  # raises for an extractor that there is not
+        if student and kind in ("random", "trained"):
+            from ddoq_plugin.evaluation import check_student
+
+            check_student(student)
+
+    def choose(self, context: DistillContext, class_id: int, ipc: int, clusters: int | None, seed: int) -> Choice:
+        return self.pick(context.features(class_id, self.config.features), ipc, seed, class_id)
+
+
+class WeightedConfig(CoresetConfig):
+    """Settings of a coreset whose images may carry the masses of their cells.
+
+    weighting: the shape of an image's weight, ``uniform``, ``counts`` (of images nearest to it), ``sqrt`` or ``power``
+    with the exponent ``alpha``, as DDOQ's."""
+
+    weighting: Literal["uniform", "counts", "sqrt", "power"] = "uniform"
+    alpha: float | None = Field(None, ge=0, le=4)
+
+    @model_validator(mode="after")
+    def _alpha_for_power(self) -> WeightedConfig:
+        if (self.weighting == "power") != (self.alpha is not None):
+            raise ValueError("weighting 'power' needs alpha, and the other weightings take none; set both or neither")
+        return self
+
+    def masses(self, counts: torch.Tensor) -> torch.Tensor | None:
+        """Return the masses of images by the counts of their cells ``[IPC]``; None for equal ones."""
+        from ddoq_plugin.quantization import shape_weights
+
+        return None if self.weighting == "uniform" else shape_weights(counts, self.weighting, self.alpha)
