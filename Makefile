@@ -17,7 +17,7 @@ quickstart: $(VENV)/.installed
 test: test-main test-ddranking
 
 test-main: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 ifeq ($(HOST_FITS),yes)
 test-ddranking: $(HOST)/.installed

@@ -10,6 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))  # in importlib mode no folder of tests is on the path
 os.environ.setdefault("RAY_worker_niceness", "0")
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: more threads each would only wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_addoption(parser):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from .engine.selection import Coreset, WeightedConfig
+from .engine.coreset import Coreset, WeightedConfig
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from .engine.selection import Coreset, CoresetConfig
+from .engine.coreset import Coreset, CoresetConfig
 
 if TYPE_CHECKING:
     import torch

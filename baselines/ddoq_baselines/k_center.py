@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .engine.selection import Coreset
+from .engine.coreset import Coreset
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ddoq_plugin.seeding import generator
 
-from .engine.selection import Coreset, CoresetConfig
+from .engine.coreset import Coreset, CoresetConfig
 
 if TYPE_CHECKING:
     import torch
