@@ -16,7 +16,7 @@ Kind = Literal["rbf", "cosine", "distance"]
 
 DENSE = 8192  # images of a class whose similarities are kept as one float64 matrix, of 512 MiB at most
 BLOCK = 512  # images whose similarities to all are made at once beyond that
-ROUND = 16  # candidates that are looked at together
+FIRST_ROUND = 64  # candidates that are looked at together; twice as many each time that the best is not yet sure
 SAMPLE = 2048  # images by which the median distance is taken
 TIE = 1e-12  # relative; sums of equal numbers differ by rounding
 
@@ -84,13 +84,15 @@ def facility_location(rows: Rows | np.ndarray, count: int, budget: int) -> np.nd
     for turn in range(budget):
         fresh = np.zeros(count, dtype=bool)
         fresh[:] = turn == 0
+        together = FIRST_ROUND
         while True:
             best = known[fresh].max(initial=-np.inf)
             stale = np.flatnonzero(~fresh & (known >= best - TIE * abs(best)) & (known > -np.inf))
             if not len(stale):
                 break
-            if len(stale) > ROUND:
-                stale = stale[np.argpartition(-known[stale], ROUND - 1)[:ROUND]]
+            if len(stale) > together:
+                stale = stale[np.argpartition(-known[stale], together - 1)[:together]]
+            together = min(2 * together, BLOCK)
             known[stale] = gains_of(look(stale), covered)
             fresh[stale] = True
         chosen[turn] = lowest_best(np.where(fresh, known, -np.inf))
